@@ -1,0 +1,29 @@
+-- The slow beat: everything that can be waiting for the daemon, in one statement on the LISTEN session,
+-- and at the same time the proof that this session is alive.
+--
+--   $1 $2  xmax and xip of the last complete fold      $3  the endpoints of this replica
+--   $4     this instance                               $5  whether it is ready    $6  its doorbell
+WITH beat AS (
+    UPDATE items_listen.instance SET beat_at = clock_timestamp(), ready = $5::boolean, doorbell = $6::text
+    WHERE id = $4::uuid AND beat_at < clock_timestamp() - interval '0.9 s'
+)
+SELECT
+    EXISTS (SELECT FROM items_listen.journal WHERE xid >= $1::text::xid8)
+      OR EXISTS (SELECT FROM items_listen.journal WHERE xid = ANY ($2::text[]::xid8[]) AND xid < $1::text::xid8)
+      AS journal_waits,
+    EXISTS (SELECT FROM items_listen.count WHERE dirty > 0) AS dirty,
+    EXISTS (SELECT FROM items_listen.count WHERE deadline <= clock_timestamp()) AS deadline_due,
+    (SELECT extract(epoch FROM min(deadline) - clock_timestamp())::float8 FROM items_listen.count
+     WHERE deadline IS NOT NULL) AS next_deadline_seconds,
+    (SELECT array_agg(DISTINCT watch) FROM items_listen.marker) AS marked,
+    (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding <> 'gone') AS uncovered,
+    (SELECT array_agg(e.name)
+     FROM unnest($3::text[]) AS e (name)
+     WHERE EXISTS (SELECT FROM items_listen.delivery d
+                   WHERE d.endpoint = e.name AND d.state = 'pending' AND d.due_at <= clock_timestamp()
+                     AND (d.lease_until IS NULL OR d.lease_until < clock_timestamp()))) AS due,
+    EXISTS (SELECT FROM items_listen.endpoint p WHERE p.state = 'paused' AND p.until > clock_timestamp()) AS any_paused,
+    (SELECT coalesce(bool_or(c = '{channel}'), false) FROM pg_listening_channels() AS c) AS listening,
+    pg_notification_queue_usage() AS queue_usage,
+    (SELECT array_agg(w.id || ' ' || w.generation || ' ' || w.policy) FROM items_listen.watch w) AS installed,
+    (SELECT c.system_identifier = s.system_identifier FROM items_listen.cluster c, pg_control_system() s) AS same_cluster

@@ -1,0 +1,239 @@
+//! The command line: one file per command, and the exit codes of the design.
+
+mod check;
+mod deliveries;
+mod echo;
+mod init;
+mod install;
+mod recount;
+mod run;
+mod status;
+mod trigger;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::reader::parse_duration;
+use crate::config::{self, Location};
+use crate::db::schema::Schema;
+use crate::db::session::{Connector, Purpose};
+use crate::error::Error;
+
+/// Watches counts in PostgreSQL and publishes threshold alerts to Pusher-compatible endpoints.
+#[derive(Debug, Parser)]
+#[command(name = "items-listen", version, about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    location: LocationArgs,
+    #[command(flatten)]
+    trigger: TriggerArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args, Debug, Clone)]
+struct LocationArgs {
+    /// The configuration file [default: $ITEMS_LISTEN_CONFIG, ./config.toml, /etc/items-listen/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A file of other programs' settings, such as a Laravel application's .env; it only fills gaps
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+}
+
+/// One-shot: classify one count, send what it causes, wait for the answer.
+#[derive(Args, Debug)]
+struct TriggerArgs {
+    /// Classify COUNT now, send what it causes, and wait for the answer
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    trigger: Option<i64>,
+    /// The watch; may be left out where there is only one
+    #[arg(long, requires = "trigger", value_name = "NAME")]
+    watch: Option<String>,
+    /// A column of the key and its value; once per column
+    #[arg(long = "key", requires = "trigger", value_name = "COLUMN=VALUE")]
+    keys: Vec<String>,
+    /// Show what would be sent, send nothing
+    #[arg(long, requires = "trigger")]
+    dry_run: bool,
+    /// The result as JSON
+    #[arg(long, requires = "trigger")]
+    json: bool,
+    /// How long to wait for the answer
+    #[arg(long, requires = "trigger", default_value = "30s", value_parser = duration)]
+    timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The daemon; what is done without a command
+    Run,
+    /// Print a first configuration and the next command
+    Init {
+        /// The table to watch
+        #[arg(long, value_name = "SCHEMA.TABLE")]
+        table: Option<String>,
+    },
+    /// Look at file, database and endpoints; every finding with its remedy
+    Check {
+        /// The file only
+        #[arg(long)]
+        offline: bool,
+        /// The findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put schema and triggers for the configured watches in place; idempotent
+    Install {
+        /// Print the SQL for a DBA instead
+        #[arg(long)]
+        print: bool,
+        /// What is beyond its threshold now counts as already said
+        #[arg(long, conflicts_with = "print")]
+        baseline: bool,
+        /// Install although a FOR ALL TABLES publication would carry our tables
+        #[arg(long)]
+        allow_publication: bool,
+    },
+    /// Remove triggers and schema
+    Uninstall,
+    /// Count the watched tables anew, while writers go on
+    Recount {
+        /// Only this watch
+        watch: Option<String>,
+    },
+    /// How everything stands, from the database alone
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The outbox
+    Deliveries {
+        #[command(subcommand)]
+        command: DeliveriesCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum DeliveriesCommand {
+    /// List deliveries, newest first
+    List {
+        /// Only those in this state
+        #[arg(long, value_parser = ["pending", "delivered", "dead", "superseded"])]
+        state: Option<String>,
+        /// Only those of this endpoint
+        #[arg(long)]
+        endpoint: Option<String>,
+        /// Only those of this watch
+        #[arg(long)]
+        watch: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 100)]
+        limit: i64,
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send dead deliveries again (and a held outbox, in a copied database)
+    Retry {
+        /// Their ids; without any, all dead ones
+        ids: Vec<i64>,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "a duration with its unit, such as 500ms, 10s or 5m".to_owned())
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    crate::logging::init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&Error::Failed(format!("no runtime: {error}"))),
+    };
+    match runtime.block_on(dispatch(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => complain(&error),
+    }
+}
+
+fn complain(error: &Error) -> ExitCode {
+    eprintln!("items-listen: {error}");
+    ExitCode::from(error.exit_code())
+}
+
+async fn dispatch(cli: Cli) -> Result<u8, Error> {
+    let location = Location { config: cli.location.config, env_file: cli.location.env_file };
+    if let Command::Init { table } = cli.command.as_ref().unwrap_or(&Command::Run) {
+        return init::run(&location, table.as_deref());
+    }
+    if let Some(Command::Check { offline, json }) = cli.command {
+        return check::run(&location, offline, json).await;
+    }
+    let config = config::load(&location)?;
+    match cli.command {
+        None | Some(Command::Run) => match cli.trigger.trigger {
+            Some(count) => trigger::run(&config, count, &cli.trigger).await,
+            None => run::run(config).await,
+        },
+        Some(Command::Install { print, baseline, allow_publication }) => {
+            install::run(&config, print, baseline, allow_publication).await
+        }
+        Some(Command::Uninstall) => install::uninstall(&config).await,
+        Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,
+        Some(Command::Status { json }) => status::run(&config, json).await,
+        Some(Command::Deliveries { command: DeliveriesCommand::List { state, endpoint, watch, limit, json } }) => {
+            deliveries::list(&config, &deliveries::Filter { state, endpoint, watch, limit }, json).await
+        }
+        Some(Command::Deliveries { command: DeliveriesCommand::Retry { ids } }) => deliveries::retry(&config, &ids).await,
+        Some(Command::Init { .. } | Command::Check { .. }) => Ok(0),
+    }
+}
+
+/// A session for a command, and the schema it works in.
+async fn connect(config: &config::Config, purpose: Purpose) -> Result<(tokio_postgres::Client, Connector, Schema), Error> {
+    let database = config.require_database()?;
+    let connector = Connector::new(&database.url, &database.schema)?;
+    let client = connector.session(purpose).await.map_err(|error| match error {
+        error if error.exit_code() == 69 => Error::Unavailable(format!("{}: {error}", connector.describe())),
+        error => error,
+    })?;
+    Ok((client, connector, Schema::new(&database.schema)))
+}
+
+/// Refuses commands that need our tables where there are none.
+async fn require_schema(client: &tokio_postgres::Client, schema: &Schema) -> Result<(), Error> {
+    match crate::db::migrate::check_version(client, schema).await? {
+        Some(_) => Ok(()),
+        None => Err(Error::Failed("nothing is installed in this database; run items-listen install, or the daemon".to_owned())),
+    }
+}
+
+/// Results go to stdout; a reader that went away is no failure of ours.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    let _closed = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// What comes from a database or an endpoint must not steer the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

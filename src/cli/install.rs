@@ -1,0 +1,63 @@
+//! `items-listen install` and `uninstall`
+
+use crate::config::Config;
+use crate::db::migrate::{self, InstallLock};
+use crate::db::session::Purpose;
+use crate::error::Error;
+use crate::journal::{install, retire, script};
+
+/// Puts everything in place, or prints how.
+pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publication: bool) -> Result<u8, Error> {
+    let (mut client, _, schema) = super::connect(config, Purpose::Install).await?;
+    migrate::check_version(&client, &schema).await?;
+    install::check_publications(&client, &schema, allow_publication).await?;
+    if print {
+        super::print(&script::script(&client, &schema, &config.watches, allow_publication).await?);
+        return Ok(0);
+    }
+    let lock = InstallLock::take(&client, &schema).await?;
+    migrate::run(&mut client, &schema).await?;
+    if allow_publication {
+        client.batch_execute(&schema.sql("UPDATE items_listen.cluster SET allow_publication = true")).await?;
+    }
+    let mut failed = 0;
+    for watch in &config.watches {
+        match install::ensure(&mut client, &schema, watch, baseline).await {
+            Ok(_) => {
+                install::record_error(&client, &schema, watch, None).await?;
+                super::print(&format!("{}: in place", watch.name));
+            }
+            Err(error) if error.exit_code() == 69 => return Err(error),
+            Err(error) => {
+                failed += 1;
+                eprintln!("{}: {error}", watch.name);
+            }
+        }
+    }
+    let names: Vec<String> = config.watches.iter().map(|watch| watch.name.clone()).collect();
+    for (id, name) in retire::strangers(&client, &schema, &names).await? {
+        retire::watch(&mut client, &schema, id, &name).await?;
+        super::print(&format!("{name}: removed, it is not in the configuration"));
+    }
+    lock.release(&client).await;
+    Ok(u8::from(failed > 0))
+}
+
+/// Removes triggers and schema.
+pub(super) async fn uninstall(config: &Config) -> Result<u8, Error> {
+    let (client, _, schema) = super::connect(config, Purpose::Install).await?;
+    if migrate::check_version(&client, &schema).await?.is_none() {
+        super::print("nothing is installed");
+        return Ok(0);
+    }
+    let lock = InstallLock::take(&client, &schema).await?;
+    let live = schema.sql("SELECT count(*) FROM items_listen.instance WHERE beat_at > clock_timestamp() - interval '5 s'");
+    let live: i64 = client.query_one(live.as_str(), &[]).await?.get(0);
+    if live > 0 {
+        lock.release(&client).await;
+        return Err(Error::Failed(format!("{live} daemon(s) are running and would install everything again; stop them first")));
+    }
+    retire::everything(&client, &schema).await?;
+    super::print(&format!("triggers and the schema {} are removed", schema.name()));
+    Ok(0)
+}

@@ -1,0 +1,357 @@
+//! `items-listen --trigger COUNT`
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{TriggerArgs, echo, plain, print};
+use crate::config::{Config, Endpoint, Install, Target};
+use crate::db::migrate::{self, InstallLock};
+use crate::db::pool;
+use crate::db::session::Purpose;
+use crate::dispatch::send::Sender;
+use crate::dispatch::{Context, Dispatch};
+use crate::engine::{Engine, Served};
+use crate::error::Error;
+use crate::event::Event;
+use crate::pusher::body;
+use crate::pusher::classify::{Answer, Verdict, classify, effective_status};
+use crate::pusher::client::Client;
+use crate::severity::{Severity, percent};
+use crate::watch::{Key, Watch};
+
+/// How often the outbox is asked whether a delivery is settled.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often our own dispatcher is told to look for what is due.
+const WAKE_EVERY: Duration = Duration::from_millis(250);
+
+/// The result, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Report {
+    watch: String,
+    key: Map<String, Value>,
+    count: i64,
+    threshold: Option<i64>,
+    percent: Option<i64>,
+    severity: Severity,
+    deliveries: Vec<Delivered>,
+}
+
+/// One delivery and what became of it.
+#[derive(Debug, Serialize)]
+struct Delivered {
+    endpoint: String,
+    channels: Vec<String>,
+    event: String,
+    state: String,
+    status: Option<i32>,
+    reason: Option<String>,
+    ms: Option<i64>,
+    #[serde(skip)]
+    answer: Option<String>,
+}
+
+impl Delivered {
+    fn is_settled(&self) -> bool {
+        self.state == "delivered" || self.state == "dead" || self.is_paused()
+    }
+
+    fn is_paused(&self) -> bool {
+        self.state == "pending" && matches!(self.reason.as_deref(), Some("auth" | "unknown_app" | "protocol"))
+    }
+}
+
+/// Classifies a count and sends what it causes.
+pub(super) async fn run(config: &Config, count: i64, args: &TriggerArgs) -> Result<u8, Error> {
+    let index = choose(config, args.watch.as_deref())?;
+    let watch = &config.watches[index];
+    let key = key(watch, &args.keys)?;
+    let threshold = watch.threshold_of(&key);
+    let severity = watch.policy.scale.classify(count, threshold).unwrap_or(Severity::Info);
+    let mut report = Report {
+        watch: watch.name.clone(),
+        key: key.object.clone(),
+        count,
+        threshold,
+        percent: percent(count, threshold),
+        severity,
+        deliveries: Vec::new(),
+    };
+    let wanted = watch.rules.iter().any(|rule| rule.wants_manual(severity));
+    if wanted {
+        report.deliveries = if args.dry_run {
+            render(watch, &key, &report)?.into_iter().map(|(delivered, _)| delivered).collect()
+        } else if config.database.is_some() {
+            through_outbox(config, index, &key, count, args.timeout).await?
+        } else {
+            directly(config, render(watch, &key, &report)?, args.timeout).await?
+        };
+    }
+    show(config, &report, args).await;
+    Ok(exit_code(&report, args.dry_run))
+}
+
+fn exit_code(report: &Report, dry_run: bool) -> u8 {
+    let deliveries = &report.deliveries;
+    if dry_run || deliveries.iter().all(|delivered| delivered.state == "delivered") {
+        0
+    } else if deliveries.iter().any(|delivered| delivered.state == "dead" || delivered.is_paused()) {
+        1
+    } else {
+        69
+    }
+}
+
+fn choose(config: &Config, name: Option<&str>) -> Result<usize, Error> {
+    let names = || config.watches.iter().map(|watch| watch.name.as_str()).collect::<Vec<_>>().join(", ");
+    match name {
+        Some(name) => config
+            .watches
+            .iter()
+            .position(|watch| watch.name == name)
+            .ok_or_else(|| Error::Failed(format!("there is no watch \"{name}\"; there are {}", names()))),
+        None if config.watches.len() == 1 => Ok(0),
+        None => Err(Error::Failed(format!("which watch? Say --watch NAME; there are {}", names()))),
+    }
+}
+
+fn key(watch: &Watch, given: &[String]) -> Result<Key, Error> {
+    let mut object = Map::new();
+    for pair in given {
+        let Some((column, value)) = pair.split_once('=') else {
+            return Err(Error::Failed(format!("--key {pair}: COLUMN=VALUE is wanted")));
+        };
+        // 7 is a number, as the database has it; what must be a text of digits is written "7" in quotes.
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        object.insert(column.to_owned(), value);
+    }
+    Key::from_object(&watch.key, &object).map_err(|what| {
+        let wanted: Vec<String> = watch.key.iter().map(|column| format!("--key {column}=…")).collect();
+        let wanted = if wanted.is_empty() { "this watch has no key".to_owned() } else { wanted.join(" ") };
+        Error::Failed(format!("{what}; say {wanted}"))
+    })
+}
+
+/// What would be sent, without the database.
+fn render(watch: &Watch, key: &Key, report: &Report) -> Result<Vec<(Delivered, String)>, Error> {
+    let now = jiff::Timestamp::now();
+    let mut event = Event {
+        id: Uuid::now_v7(),
+        alert: None,
+        seq: now.as_microsecond(),
+        watch: watch.name.clone(),
+        key: key.object.clone(),
+        transition: "manual",
+        reason: None,
+        severity: report.severity,
+        previous: None,
+        count: report.count,
+        threshold: report.threshold,
+        percent: report.percent,
+        compare: watch.policy.scale.compare.as_str(),
+        message: None,
+        row: None,
+        at: now,
+        unread_count: None,
+    };
+    event.message = watch.message.render(&minijinja::Value::from_serialize(&event)).ok();
+    let mut rendered = Vec::new();
+    for rule in watch.rules.iter().filter(|rule| rule.wants_manual(report.severity)) {
+        let message = rule.render(&event).map_err(|what| Error::Failed(format!("the event cannot be sent: {what}")))?;
+        let Some(message) = message else { continue };
+        let body = body::single(&message.event, &message.channels, &message.data)
+            .map_err(|error| Error::Failed(format!("the event cannot be sent: {error}")))?;
+        for endpoint in &rule.endpoints {
+            let delivered = Delivered {
+                endpoint: endpoint.clone(),
+                channels: message.channels.clone(),
+                event: message.event.clone(),
+                state: "pending".into(),
+                status: None,
+                reason: None,
+                ms: None,
+                answer: None,
+            };
+            rendered.push((delivered, body.clone()));
+        }
+    }
+    Ok(rendered)
+}
+
+/// Through the same outbox as the daemon's: whoever comes first sends it, this process or a daemon.
+async fn through_outbox(
+    config: &Config,
+    index: usize,
+    key: &Key,
+    count: i64,
+    timeout: Duration,
+) -> Result<Vec<Delivered>, Error> {
+    let unavailable = |error: Error| match error {
+        error if error.exit_code() == 69 => {
+            Error::Unavailable(format!("the database cannot be reached, nothing was written: {error}"))
+        }
+        error => error,
+    };
+    let (mut client, connector, schema) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
+    let database = config.require_database()?;
+    if migrate::check_version(&client, &schema).await? != Some(migrate::newest()) {
+        if database.install == Install::Manual {
+            super::require_schema(&client, &schema).await?;
+        }
+        let lock = InstallLock::take(&client, &schema).await?;
+        migrate::run(&mut client, &schema).await?;
+        lock.release(&client).await;
+    }
+    let pool = pool::pool(&connector, 2)?;
+    let instance = Uuid::now_v7();
+    let (dispatch, running) = Dispatch::start(&config.endpoints, &Context { pool, schema: schema.clone(), instance })?;
+    // A manual trigger leaves the watch's own count and state alone: it needs no installed watch.
+    let served = Served { id: 0, generation: 0, watch: Arc::clone(&config.watches[index]) };
+    let mut engine = Engine::open(&connector, &schema, vec![served], instance, dispatch.clone()).await?;
+    let ids = engine.trigger(0, key, count).await?;
+    let deadline = Instant::now() + timeout;
+    let mut woken = Instant::now();
+    let delivered = loop {
+        let delivered = read(&client, &schema, &ids).await?;
+        if delivered.iter().all(Delivered::is_settled) || Instant::now() >= deadline {
+            break delivered;
+        }
+        if woken.elapsed() >= WAKE_EVERY {
+            woken = Instant::now();
+            delivered.iter().for_each(|delivered| dispatch.wake(&delivered.endpoint));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    dispatch.stop();
+    running.wait(Duration::from_secs(5)).await;
+    crate::outbox::free(&client, &schema, instance).await?;
+    Ok(delivered)
+}
+
+async fn read(client: &tokio_postgres::Client, schema: &crate::db::schema::Schema, ids: &[i64]) -> Result<Vec<Delivered>, Error> {
+    let sql = schema.sql(
+        "SELECT endpoint, channels, event, state, status, reason,
+                (extract(epoch FROM settled_at - created_at) * 1000)::bigint, answer
+         FROM items_listen.delivery WHERE id = ANY ($1) ORDER BY id",
+    );
+    let rows = client.query(sql.as_str(), &[&ids]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| Delivered {
+            endpoint: row.get(0),
+            channels: row.get(1),
+            event: row.get(2),
+            state: row.get(3),
+            status: row.get(4),
+            reason: row.get(5),
+            ms: row.get(6),
+            answer: row.get(7),
+        })
+        .collect())
+}
+
+/// Without a database: straight to the endpoint, with its retries, until the time is over.
+async fn directly(config: &Config, rendered: Vec<(Delivered, String)>, timeout: Duration) -> Result<Vec<Delivered>, Error> {
+    let deadline = Instant::now() + timeout;
+    let mut all = Vec::new();
+    for (mut delivered, body) in rendered {
+        let Some(endpoint) = config.endpoints.iter().find(|endpoint| endpoint.name == delivered.endpoint) else { continue };
+        let sender = Sender::new(endpoint)?;
+        let started = Instant::now();
+        for attempt in 1.. {
+            let answer = sender.send(vec![body.clone()]).await;
+            let verdict = classify(&answer);
+            note(&mut delivered, &answer, verdict);
+            let Verdict::Retry(_, retry_after) = verdict else { break };
+            let delay = endpoint.retry.delay(attempt, rand::random(), retry_after);
+            if Instant::now() + delay >= deadline {
+                break;
+            }
+            tokio::time::sleep(delay).await;
+        }
+        delivered.ms = i64::try_from(started.elapsed().as_millis()).ok();
+        all.push(delivered);
+    }
+    Ok(all)
+}
+
+fn note(delivered: &mut Delivered, answer: &Answer, verdict: Verdict) {
+    if let Answer::Http { status, body, .. } = answer {
+        delivered.status = Some(i32::from(effective_status(*status, body)));
+        delivered.answer = Some(body.clone());
+    }
+    if let Answer::NoConnection(error) = answer {
+        delivered.answer = Some(error.clone());
+    }
+    let (state, reason) = match verdict {
+        Verdict::Delivered => ("delivered", None),
+        Verdict::Dead(reason) => ("dead", Some(reason)),
+        Verdict::Retry(reason, _) | Verdict::Pause(reason) => ("pending", Some(reason)),
+    };
+    delivered.state = state.into();
+    delivered.reason = reason.map(|reason| reason.as_str().to_owned());
+}
+
+async fn show(config: &Config, report: &Report, args: &TriggerArgs) {
+    if args.json {
+        print(&serde_json::to_string(report).unwrap_or_default());
+        return;
+    }
+    let percent = report.percent.map_or(String::new(), |percent| format!(" ({percent} %)"));
+    if report.deliveries.is_empty() {
+        let why = if report.threshold.is_none() { "no threshold" } else { "below min_severity" };
+        print(&format!("{}{percent}: {why}, nothing sent", report.severity));
+        return;
+    }
+    for delivered in &report.deliveries {
+        let outcome = if args.dry_run { "dry run, not sent".to_owned() } else { outcome(delivered) };
+        print(&format!("{}{percent} → {}, {}, {outcome}", report.severity, delivered.endpoint, delivered.channels.join(" ")));
+        for channel in &delivered.channels {
+            let audience = if args.dry_run { None } else { audience(config, &delivered.endpoint, channel).await };
+            print(&format!("  {}{}", echo::line(channel, &delivered.event), audience.unwrap_or_default()));
+        }
+    }
+}
+
+fn outcome(delivered: &Delivered) -> String {
+    let status = delivered.status.map_or(String::new(), |status| format!("{status} "));
+    let ms = delivered.ms.map_or(String::new(), |ms| format!("in {ms} ms"));
+    let reason = delivered.reason.as_deref().unwrap_or_default();
+    let answer = delivered
+        .answer
+        .as_deref()
+        .filter(|answer| !answer.is_empty())
+        .map_or(String::new(), |answer| format!(": {}", plain(answer)));
+    match delivered.state.as_str() {
+        "delivered" => format!("{status}{ms}").trim().to_owned(),
+        "dead" => format!("{status}dead, {reason}{answer}"),
+        _ if delivered.is_paused() => {
+            format!("{status}refused, {reason}{answer}; kept in the outbox, look at app_id, key and secret of the endpoint")
+        }
+        _ => format!("{status}not delivered in time, {reason}{answer}; kept in the outbox"),
+    }
+}
+
+/// Whether anybody is subscribed to a channel, where the server says so.
+async fn audience(config: &Config, endpoint: &str, channel: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Channel {
+        occupied: bool,
+        #[serde(default)]
+        subscription_count: Option<i64>,
+    }
+    let endpoint: &Endpoint = config.endpoints.iter().find(|candidate| candidate.name == endpoint)?;
+    let Target::Pusher(pusher) = &endpoint.target else { return None };
+    let client = Client::new(pusher, endpoint.timeout.min(Duration::from_secs(3))).ok()?;
+    let Answer::Http { status: 200, body, .. } = client.get(&format!("channels/{channel}"), &[]).await else { return None };
+    let found: Channel = serde_json::from_str(&body).ok()?;
+    Some(match (found.occupied, found.subscription_count) {
+        (false, _) => "  — nobody is subscribed".to_owned(),
+        (true, Some(count)) => format!("  — {count} subscribed"),
+        (true, None) => "  — somebody is subscribed".to_owned(),
+    })
+}

@@ -1,0 +1,187 @@
+//! The configuration: from a TOML file, the environment and other programs' names to a checked
+//! [`Config`], or to the list of everything that is wrong.
+//!
+//! Two steps. A tree in which each value knows its origin ([`document`], [`environment`]), then typed
+//! reading that collects mistakes instead of stopping at the first ([`reader`], [`read`]). Nothing
+//! downstream validates again.
+
+pub mod document;
+pub mod environment;
+pub mod read;
+mod read_endpoint;
+mod read_watch;
+pub mod reader;
+pub mod secret;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use document::Mistake;
+pub use secret::Secret;
+
+use crate::error::Error;
+use crate::retry::Retry;
+use crate::watch::Watch;
+
+/// Everything that the program was told, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it was read from, or what is said in its place.
+    pub file: String,
+    /// The database; without one only `--trigger` works, and sends directly.
+    pub database: Option<Database>,
+    /// The endpoints, in the order of the file.
+    pub endpoints: Vec<Endpoint>,
+    /// The watches, in the order of the file.
+    pub watches: Vec<Arc<Watch>>,
+    /// Health and status over HTTP; `None` where `enabled = false`.
+    pub http: Option<SocketAddr>,
+    /// Changes whenever anything in it does.
+    pub hash: String,
+}
+
+impl Config {
+    /// The watch of that name.
+    pub fn watch(&self, name: &str) -> Option<&Watch> {
+        self.watches.iter().map(Arc::as_ref).find(|watch| watch.name == name)
+    }
+
+    /// The database, for commands that cannot do without.
+    ///
+    /// # Errors
+    /// A configuration error that says how to name one.
+    pub fn require_database(&self) -> Result<&Database, Error> {
+        self.database.as_ref().ok_or_else(|| {
+            Error::Config(vec![Mistake {
+                place: self.file.clone(),
+                what: "database.url: missing; set it under [database], or set DATABASE_URL".to_owned(),
+            }])
+        })
+    }
+}
+
+/// `[database]`
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// How to connect.
+    pub url: Secret,
+    /// Where our tables are.
+    pub schema: String,
+    /// Whether the daemon installs schema and triggers itself.
+    pub install: Install,
+    /// Connections besides the two that listen and fold.
+    pub pool_size: usize,
+    /// Whether writers may be made to NOTIFY.
+    pub doorbell: Doorbell,
+    /// The slow beat.
+    pub poll: Duration,
+}
+
+/// `[database] install`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Install {
+    /// The daemon does it, at start and whenever something is missing.
+    Auto,
+    /// Somebody runs `items-listen install`.
+    Manual,
+}
+
+/// `[database] doorbell`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doorbell {
+    /// On, unless the server allows prepared transactions, which NOTIFY would break.
+    Auto,
+    /// On.
+    On,
+    /// Off: a quicker poll instead.
+    Off,
+}
+
+/// `[endpoints.NAME]`
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// Where events go.
+    pub target: Target,
+    /// The whole request must be over in this time.
+    pub timeout: Duration,
+    /// How many requests may be under way at once.
+    pub in_flight: usize,
+    /// How many events one request may carry.
+    pub max_batch: usize,
+    /// How many bytes the body of one request may have.
+    pub max_request_bytes: usize,
+    /// When a failed delivery is tried again.
+    pub retry: Retry,
+}
+
+/// Where an endpoint's events go.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A Pusher-compatible HTTP API.
+    Pusher(Pusher),
+    /// One JSON object per line to stdout.
+    Log,
+}
+
+/// The HTTP API of one application on a Pusher-compatible server.
+#[derive(Clone, Debug)]
+pub struct Pusher {
+    /// Scheme, host, port and perhaps a path that precedes `/apps/…`.
+    pub url: url::Url,
+    /// The application's id.
+    pub app_id: String,
+    /// Its key.
+    pub key: String,
+    /// Its secret.
+    pub secret: Secret,
+    /// Whether the path of `url` is signed too (Soketi wants that).
+    pub sign_path: bool,
+}
+
+/// What the command line says about where the configuration is.
+#[derive(Clone, Debug, Default)]
+pub struct Location {
+    /// `--config`, or `$ITEMS_LISTEN_CONFIG`.
+    pub config: Option<PathBuf>,
+    /// `--env-file`: a file of other programs' names, such as a Laravel application's .env.
+    pub env_file: Option<PathBuf>,
+}
+
+/// Where a file is looked for when none is named.
+const DEFAULT_FILES: [&str; 2] = ["config.toml", "/etc/items-listen/config.toml"];
+
+/// Loads the configuration.
+///
+/// # Errors
+/// [`Error::Config`] with everything that is wrong.
+pub fn load(location: &Location) -> Result<Config, Error> {
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    load_from(location, &environment)
+}
+
+/// Loads the configuration from the given environment.
+///
+/// # Errors
+/// [`Error::Config`] with everything that is wrong.
+pub fn load_from(location: &Location, environment: &BTreeMap<String, String>) -> Result<Config, Error> {
+    let named = location.config.clone().or_else(|| environment.get("ITEMS_LISTEN_CONFIG").map(PathBuf::from));
+    let file = named.clone().or_else(|| DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.exists()));
+    let (name, text) = match &file {
+        Some(path) => (path.display().to_string(), read_file(path)?),
+        None => ("(no configuration file)".to_owned(), String::new()),
+    };
+    let borrowed = location.env_file.as_deref().map(environment::read_env_file).transpose()?.unwrap_or_default();
+    read::config(&name, file.is_some(), &text, &environment::Variables::new(environment, &borrowed)).map_err(Error::Config)
+}
+
+/// Reads a whole text file.
+fn read_file(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|error| {
+        Error::Config(vec![Mistake { place: path.display().to_string(), what: format!("cannot be read: {error}") }])
+    })
+}

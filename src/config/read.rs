@@ -1,0 +1,185 @@
+//! From the tree to a checked [`Config`].
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::document::{Entry, Mistake, Node, Origin, Value, parse};
+use super::environment::Variables;
+use super::read_endpoint::endpoints;
+use super::read_watch::{default_watch, watches};
+use super::reader::{Mistakes, Section};
+use super::{Config, Database, Doorbell, Install, Secret};
+use crate::watch::short_hash;
+
+/// Where health and status are served unless the configuration says otherwise.
+pub const HTTP_LISTEN_DEFAULT: &str = "127.0.0.1:9786";
+
+/// Reads a configuration. `exists` is whether there was a file at all.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -> Result<Config, Vec<Mistake>> {
+    let (mut root, found) = parse(file, text);
+    let syntax = !found.is_empty();
+    let mut mistakes = Mistakes::new(file, found);
+    variables.graft_own(&mut root);
+    fill_broadcasting(&mut root, variables);
+
+    let mut section = Section::new("", &root, &mut mistakes);
+    let database = database(section.node("database"), variables, &mut mistakes);
+    let endpoints = endpoints(section.node("endpoints"), &mut mistakes);
+    let names: Vec<String> = endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
+    let fallback = fallback_threshold(variables, &mut mistakes);
+    let watch_nodes = section.tables("watch", &mut mistakes);
+    let watches = if exists || !watch_nodes.is_empty() {
+        watches(watch_nodes, &names, fallback, &mut mistakes)
+    } else {
+        vec![default_watch(&names, fallback)]
+    };
+    let http = http(section.node("http"), &mut mistakes);
+    section.finish(&mut mistakes);
+
+    let mut found = mistakes.into_found();
+    // After an error of syntax the rest of the tree is a guess: what seems missing there may just be unread.
+    if syntax {
+        found.truncate(found.iter().filter(|mistake| mistake.place.starts_with(file)).count().max(1));
+    }
+    if !found.is_empty() {
+        return Err(found);
+    }
+    let mut config = Config {
+        file: file.to_owned(),
+        database,
+        endpoints,
+        watches: watches.into_iter().map(Arc::new).collect(),
+        http,
+        hash: String::new(),
+    };
+    config.hash = short_hash(&format!("{config:?}"));
+    Ok(config)
+}
+
+/// Other programs' names only fill gaps: they make the endpoint `main` where there is none.
+fn fill_broadcasting(root: &mut Node, variables: &Variables<'_>) {
+    let Value::Table(entries) = &mut root.value else { return };
+    if entries.iter().any(|entry| entry.key == "endpoints") {
+        return;
+    }
+    let Some((chosen_by, settings)) = variables.broadcasting() else { return };
+    let origin = Origin::Variable(chosen_by.to_owned());
+    let node = |value| Node { value, origin: origin.clone() };
+    let entry = |key: &str, node| Entry { key: key.to_owned(), origin: origin.clone(), node };
+    let settings = settings.into_iter().map(|(key, value)| entry(key, node(Value::String(value)))).collect();
+    let main = entry("main", node(Value::Table(settings)));
+    let endpoints = entry("endpoints", node(Value::Table(vec![main])));
+    entries.push(endpoints);
+}
+
+fn fallback_threshold(variables: &Variables<'_>, mistakes: &mut Mistakes) -> Option<i64> {
+    const NAME: &str = "INVENTORY_NOTIFICATION_THRESHOLD";
+    let text = variables.get(NAME)?;
+    let threshold = text.trim().parse().ok();
+    if threshold.is_none() {
+        mistakes
+            .add(&Origin::Variable(NAME.to_owned()), format!("a whole number is wanted, this is \"{}\"", text.escape_debug()));
+    }
+    threshold
+}
+
+fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mistakes) -> Option<Database> {
+    let missing = Node { value: Value::Table(Vec::new()), origin: Origin::Variable("database".into()) };
+    let mut section = Section::new("database", node.unwrap_or(&missing), mistakes);
+    let url = secret(&mut section, "url", "url_file", mistakes)
+        .map(|(url, _)| url)
+        .or_else(|| variables.database_url().map(Secret::new));
+    let schema = section.string("schema", mistakes);
+    if let Some((schema, origin)) = &schema {
+        check_schema(schema, origin, mistakes);
+    }
+    let install = section.word("install", &[("auto", Install::Auto), ("manual", Install::Manual)], mistakes);
+    let pool_size = section.integer("pool_size", 1..=100, mistakes);
+    let doorbell = section.word("doorbell", &[("auto", Doorbell::Auto), ("on", Doorbell::On), ("off", Doorbell::Off)], mistakes);
+    let poll = section.duration("poll", mistakes);
+    section.finish(mistakes);
+    if let Some(url) = &url
+        && let Err(what) = crate::db::session::parse_url(url)
+    {
+        let origin = node.map_or(Origin::Variable("DATABASE_URL".into()), |node| node.origin.clone());
+        mistakes.add(&origin, format!("database.url: {what}"));
+    }
+    Some(Database {
+        url: url?,
+        schema: schema.map_or_else(|| "items_listen".to_owned(), |(schema, _)| schema),
+        install: install.unwrap_or(Install::Auto),
+        pool_size: usize::try_from(pool_size.unwrap_or(4)).unwrap_or(4),
+        doorbell: doorbell.unwrap_or(Doorbell::Auto),
+        poll: poll.unwrap_or(std::time::Duration::from_secs(1)).clamp(POLL_MIN, POLL_MAX),
+    })
+}
+
+const POLL_MIN: std::time::Duration = std::time::Duration::from_millis(10);
+const POLL_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// The schema's name becomes part of trigger names and is the NOTIFY channel.
+fn check_schema(schema: &str, origin: &Origin, mistakes: &mut Mistakes) {
+    const CHARS_MAX: usize = 32;
+    let plain = schema.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if !plain || schema.is_empty() || schema.len() > CHARS_MAX || schema.starts_with(|c: char| c.is_ascii_digit()) {
+        mistakes.add(
+            origin,
+            format!(
+                "database.schema: a name of a–z, 0–9 and _ with up to {CHARS_MAX} characters is wanted, this is \"{}\"",
+                schema.escape_debug()
+            ),
+        );
+    }
+}
+
+/// A secret given in place, or as the name of a file that holds it.
+pub(super) fn secret<'a>(
+    section: &mut Section<'a>,
+    key: &'static str,
+    file_key: &'static str,
+    mistakes: &mut Mistakes,
+) -> Option<(Secret, &'a Origin)> {
+    let inline = section.string(key, mistakes);
+    let file = section.string(file_key, mistakes);
+    match (inline, file) {
+        (Some((_, origin)), Some(_)) => {
+            mistakes.add(origin, format!("{} and {} exclude each other", section.name(key), section.name(file_key)));
+            None
+        }
+        (Some((secret, origin)), None) => Some((Secret::new(secret), origin)),
+        (None, Some((path, origin))) => match std::fs::read_to_string(Path::new(&path)) {
+            Ok(secret) => Some((Secret::new(secret.trim_end_matches(['\r', '\n'])), origin)),
+            Err(error) => {
+                mistakes.add(origin, format!("{}: {path} cannot be read: {error}", section.name(file_key)));
+                None
+            }
+        },
+        (None, None) => None,
+    }
+}
+
+fn http(node: Option<&Node>, mistakes: &mut Mistakes) -> Option<SocketAddr> {
+    let missing = Node { value: Value::Table(Vec::new()), origin: Origin::Variable("http".into()) };
+    let mut section = Section::new("http", node.unwrap_or(&missing), mistakes);
+    let enabled = section.boolean("enabled", mistakes).unwrap_or(true);
+    let listen = section.string("listen", mistakes);
+    section.finish(mistakes);
+    let (text, origin) = listen.map_or((HTTP_LISTEN_DEFAULT.to_owned(), &missing.origin), |(text, origin)| (text, origin));
+    match text.parse() {
+        Ok(address) => enabled.then_some(address),
+        Err(_) => {
+            mistakes.add(
+                origin,
+                format!(
+                    "http.listen: an address and port such as \"{HTTP_LISTEN_DEFAULT}\" is wanted, this is \"{}\"",
+                    text.escape_debug()
+                ),
+            );
+            None
+        }
+    }
+}

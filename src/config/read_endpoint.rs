@@ -1,0 +1,116 @@
+//! `[endpoints.NAME]`
+
+use std::time::Duration;
+
+use super::document::Node;
+use super::read::secret;
+use super::reader::{Mistakes, Section};
+use super::{Endpoint, Pusher, Target};
+use crate::retry::Retry;
+
+/// Reverb counts request line, headers and body against 10,000 bytes; this leaves room for the first two.
+const MAX_REQUEST_BYTES_DEFAULT: i64 = 9_400;
+
+/// All endpoints.
+pub(super) fn endpoints(node: Option<&Node>, mistakes: &mut Mistakes) -> Vec<Endpoint> {
+    let Some(node) = node else { return Vec::new() };
+    let mut section = Section::new("endpoints", node, mistakes);
+    section.all().iter().filter_map(|entry| endpoint(&entry.key, &entry.node, mistakes)).collect()
+}
+
+fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint> {
+    let mut section = Section::new(format!("endpoints.{name}"), node, mistakes);
+    let target = target(&mut section, mistakes);
+    let timeout = section.duration("timeout", mistakes).unwrap_or(Duration::from_secs(10));
+    let in_flight = section.integer("in_flight", 1..=1_000, mistakes).unwrap_or(8);
+    let max_batch = section.integer("max_batch", 1..=1_000, mistakes).unwrap_or(10);
+    let max_request_bytes =
+        section.integer("max_request_bytes", 500..=100_000_000, mistakes).unwrap_or(MAX_REQUEST_BYTES_DEFAULT);
+    let retry = section.node("retry").map_or_else(Retry::default, |node| retry(name, node, mistakes));
+    section.finish(mistakes);
+    Some(Endpoint {
+        name: name.to_owned(),
+        target: target?,
+        timeout: timeout.clamp(Duration::from_millis(100), Duration::from_secs(300)),
+        in_flight: usize::try_from(in_flight).unwrap_or(8),
+        max_batch: usize::try_from(max_batch).unwrap_or(10),
+        max_request_bytes: usize::try_from(max_request_bytes).unwrap_or(usize::MAX),
+        retry,
+    })
+}
+
+fn retry(name: &str, node: &Node, mistakes: &mut Mistakes) -> Retry {
+    let default = Retry::default();
+    let mut section = Section::new(format!("endpoints.{name}.retry"), node, mistakes);
+    let retry = Retry {
+        initial: section.duration("initial", mistakes).unwrap_or(default.initial).max(Duration::from_millis(1)),
+        max: section.duration("max", mistakes).unwrap_or(default.max),
+        give_up_after: section.duration("give_up_after", mistakes).unwrap_or(default.give_up_after),
+    };
+    if retry.initial > retry.max {
+        mistakes.add(section.origin(), format!("{}: longer than retry.max", section.name("initial")));
+    }
+    section.finish(mistakes);
+    retry
+}
+
+fn target(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Target> {
+    let url = secret(section, "url", "url_file", mistakes);
+    let cluster = section.string("cluster", mistakes);
+    let app_id = section.string("app_id", mistakes);
+    let key = section.string("key", mistakes);
+    let secret = secret(section, "secret", "secret_file", mistakes);
+    let sign_path = section.boolean("sign_path", mistakes).unwrap_or(false);
+
+    let url = match (url, cluster) {
+        (Some((url, _)), None) if url.expose() == "log:" => return Some(Target::Log),
+        (Some((url, origin)), None) => match http_url(url.expose()) {
+            Ok(url) => url,
+            Err(what) => {
+                mistakes.add(origin, format!("{}: {what}", section.name("url")));
+                return None;
+            }
+        },
+        (None, Some((cluster, origin))) => {
+            let plain = !cluster.is_empty() && cluster.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+            match url::Url::parse(&format!("https://api-{cluster}.pusher.com")) {
+                Ok(url) if plain => url,
+                _ => {
+                    mistakes.add(origin, format!("{}: a cluster such as \"eu\" or \"mt1\" is wanted", section.name("cluster")));
+                    return None;
+                }
+            }
+        }
+        (Some((_, origin)), Some(_)) => {
+            mistakes.add(origin, format!("{}: url and cluster exclude each other", section.name("url")));
+            return None;
+        }
+        (None, None) => {
+            mistakes.add(
+                section.origin(),
+                format!("{}: missing; give url = \"http://host:port\", cluster = \"eu\", or url = \"log:\"", section.name("url")),
+            );
+            return None;
+        }
+    };
+    for (name, present) in [("app_id", app_id.is_some()), ("key", key.is_some()), ("secret", secret.is_some())] {
+        if !present {
+            let or_file = if name == "secret" { " (or secret_file)" } else { "" };
+            mistakes.add(section.origin(), format!("{}: missing{or_file}", section.name(name)));
+        }
+    }
+    Some(Target::Pusher(Pusher { url, app_id: app_id?.0, key: key?.0, secret: secret?.0, sign_path }))
+}
+
+fn http_url(text: &str) -> Result<url::Url, String> {
+    // The text itself may hold a password and is not repeated.
+    let url =
+        url::Url::parse(text).map_err(|error| format!("this is no URL ({error}); \"http://host:port\" or \"log:\" is wanted"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(format!("the scheme is \"{}\"; \"http://…\", \"https://…\" or \"log:\" is wanted", url.scheme()));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("a URL without ? and # is wanted".to_owned());
+    }
+    Ok(url)
+}

@@ -1,0 +1,533 @@
+//! One database session's worth of work: connect, LISTEN, install, fold to the end, then wait and work.
+//!
+//! The order on connecting is the rule: LISTEN first, then fold, then read. What is committed before LISTEN is
+//! found by the fold, what is committed after it rings.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch as channel;
+use tokio::time::Instant;
+
+use super::keep::{self, Keeper, News};
+use super::{Daemon, instance};
+use crate::config::{Doorbell as DoorbellMode, Install};
+use crate::db::locks::Lock;
+use crate::db::migrate::{self, InstallLock};
+use crate::db::session::Purpose;
+use crate::dispatch::lock;
+use crate::engine::{Engine, Folded, Received, Served};
+use crate::error::Error;
+use crate::journal::fold::Snapshot;
+use crate::journal::{install, retire};
+use crate::source::doorbell::{Bell, Doorbell};
+use crate::source::listen::{self, Listening, Notification};
+use crate::source::payload;
+use crate::source::poll::{self, Beat, Telling};
+use crate::watch::Source;
+
+/// How long the daemon stays awake after the last row, so that a steady stream of writers never rings.
+const LINGER: Duration = Duration::from_millis(20);
+/// How often it looks while it lingers.
+const LINGER_LOOK: Duration = Duration::from_millis(2);
+/// After arming: a writer that looked while we were awake may commit a moment later.
+const CATCH_UPS: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(100)];
+/// With the doorbell off the poll is quicker instead.
+const POLL_WITHOUT_DOORBELL: Duration = Duration::from_millis(50);
+/// Above this, ringing could fail the writers' COMMIT: the queue is full at 1.
+const QUEUE_USAGE_MAX: f64 = 0.1;
+/// A whole scan of the journal, whatever the snapshot says: restores and logical copies.
+const WHOLE_SCAN_EVERY: Duration = Duration::from_secs(60);
+/// How often what was leased to ended processes is looked for, and what is too old.
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(10);
+
+/// Runs until the session is lost or the daemon is to end.
+pub(super) async fn run(daemon: &Daemon) -> Result<(), Error> {
+    let beat_every = daemon.database.poll.max(Duration::from_secs(1));
+    let listening = listen::open(&daemon.connector, beat_every).await?;
+    let served = install_all(daemon).await?;
+    let client = daemon.connector.session(Purpose::Work).await?;
+    instance::enter(&client, daemon).await?;
+
+    listening.client.batch_execute(&format!("LISTEN {}", daemon.schema.name())).await?;
+    daemon.health.connected();
+    let engine = Engine::open(
+        &daemon.connector,
+        &daemon.schema,
+        served.iter().filter_map(|(_, served)| served.clone()).collect(),
+        daemon.instance,
+        daemon.dispatch.clone(),
+    )
+    .await?;
+    if daemon.dispatch.take_doubt() {
+        free_doubted(daemon, &client).await?;
+    }
+    // Before the first fold, so that nothing is born leased in a copy of somebody else's outbox.
+    let same =
+        daemon.schema.sql("SELECT c.system_identifier = s.system_identifier FROM items_listen.cluster c, pg_control_system() s");
+    daemon.dispatch.hold(!client.query_one(same.as_str(), &[]).await?.get::<_, bool>(0));
+    drop(client);
+
+    let doorbell_on = doorbell_on(daemon, &listening).await?;
+    let poll_every = if doorbell_on { daemon.database.poll } else { daemon.database.poll.min(POLL_WITHOUT_DOORBELL) };
+    let telling = Arc::new(Mutex::new(Telling { snapshot: Snapshot::beginning(), ready: false, doorbell: Bell::Awake.as_str() }));
+    let (found, beats) = channel::channel(Beat::default());
+    let endpoints: Vec<String> = daemon.dispatch.names().map(str::to_owned).collect();
+    let beating = poll::beat(
+        Arc::clone(&listening.client),
+        daemon.schema.clone(),
+        daemon.instance,
+        endpoints,
+        poll_every,
+        Arc::clone(&telling),
+        found,
+    );
+    let mut keeper = Keeper::new(daemon.clone());
+    for (watch, served) in &served {
+        if let Some(served) = served {
+            keeper.know(served.id, Arc::clone(&served.watch));
+        } else if let Some(id) = id_of(daemon, watch).await? {
+            keeper.know(id, Arc::clone(&daemon_watch(daemon, watch)));
+        }
+    }
+    let doorbell = Doorbell::new(Arc::clone(&listening.client), &daemon.schema, doorbell_on);
+    let lost = listening.lost.clone();
+    let pipeline = Pipeline {
+        daemon,
+        engine,
+        doorbell,
+        listening,
+        beats,
+        keeper,
+        telling,
+        heard_on: HashMap::new(),
+        readings: Vec::new(),
+        rung: false,
+        foreign: HashSet::new(),
+        marked: Vec::new(),
+        whole_scan_at: Instant::now() + WHOLE_SCAN_EVERY,
+        housekeeping_at: Instant::now() + HOUSEKEEPING_EVERY,
+        deadline_at: None,
+        look: false,
+        held: false,
+    };
+    tokio::select! {
+        ended = pipeline.run() => ended,
+        ended = beating => ended.and(Err(Error::Unavailable("the beat ended".to_owned()))),
+        () = lost.cancelled() => Err(Error::Unavailable("the listening connection was lost".to_owned())),
+    }
+}
+
+fn daemon_watch(daemon: &Daemon, name: &str) -> Arc<crate::watch::Watch> {
+    daemon.config.watches.iter().find(|watch| watch.name == name).map(Arc::clone).expect("names come from the configuration")
+}
+
+async fn id_of(daemon: &Daemon, name: &str) -> Result<Option<i32>, Error> {
+    let client = crate::db::pool::get(&daemon.pool).await?;
+    Ok(install::find(&client, &daemon.schema, name).await?.map(|(installed, _)| installed.id))
+}
+
+/// Brings schema and triggers up to date, or looks whether they are.
+async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<Served>)>, Error> {
+    let mut client = daemon.connector.session(Purpose::Install).await?;
+    let auto = daemon.database.install == Install::Auto;
+    if auto {
+        install::check_publications(&client, &daemon.schema, false).await?;
+        let lock = InstallLock::take(&client, &daemon.schema).await?;
+        migrate::run(&mut client, &daemon.schema).await?;
+        lock.release(&client).await;
+    } else if migrate::check_version(&client, &daemon.schema).await? != Some(migrate::newest()) {
+        return Err(Error::Failed(
+            "the schema is missing or older than this program, and install = \"manual\": run items-listen install".to_owned(),
+        ));
+    }
+    let mut all = Vec::new();
+    for watch in daemon.config.watches.iter() {
+        let installed = if auto { keep::ensure(daemon, watch).await } else { installed(&mut client, daemon, watch).await };
+        let error = installed.as_ref().err().map(ToString::to_string);
+        install::record_error(&client, &daemon.schema, watch, error.as_deref()).await?;
+        match installed {
+            Ok(installed) => {
+                let served = Served { id: installed.id, generation: installed.generation, watch: Arc::clone(watch) };
+                all.push((watch.name.clone(), Some(served)));
+            }
+            // The connection, not the watch.
+            Err(error) if error.exit_code() == 69 => return Err(error),
+            Err(error) => {
+                tracing::error!(watch = watch.name, %error, "watch degraded; the others go on");
+                all.push((watch.name.clone(), None));
+            }
+        }
+    }
+    if auto {
+        let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();
+        for (id, name) in retire::strangers(&client, &daemon.schema, &names).await? {
+            let lock = InstallLock::take(&client, &daemon.schema).await?;
+            retire::watch(&mut client, &daemon.schema, id, &name).await?;
+            lock.release(&client).await;
+        }
+    }
+    Ok(all)
+}
+
+async fn installed(
+    client: &mut tokio_postgres::Client,
+    daemon: &Daemon,
+    watch: &crate::watch::Watch,
+) -> Result<install::Installed, Error> {
+    let missing = || Error::Failed(format!("the watch {} is not installed as configured; run items-listen install", watch.name));
+    let (found, text) = install::find(client, &daemon.schema, &watch.name).await?.ok_or_else(missing)?;
+    if let Source::Table { relation, condition } = &watch.source {
+        let definition = crate::journal::definition::Definition::of(client, relation, condition.as_deref(), &watch.key).await?;
+        if definition.text() != text {
+            return Err(missing());
+        }
+    }
+    // Our own tables only: how readings are judged is the daemon's, whoever installs triggers.
+    install::adopt_policy(client, &daemon.schema, watch, found.id, false).await?;
+    Ok(found)
+}
+
+/// What is leased to us but not in our memory: a COMMIT whose acknowledgement was lost.
+async fn free_doubted(daemon: &Daemon, client: &tokio_postgres::Client) -> Result<(), Error> {
+    let sql = daemon.schema.sql(
+        "UPDATE items_listen.delivery SET lease = NULL, lease_until = NULL, leased_by = NULL
+         WHERE state = 'pending' AND leased_by = $1 AND id <> ALL ($2)",
+    );
+    client.execute(sql.as_str(), &[&daemon.instance, &daemon.dispatch.held()]).await?;
+    Ok(())
+}
+
+/// Whether writers may be made to NOTIFY: PostgreSQL refuses PREPARE TRANSACTION after one.
+async fn doorbell_on(daemon: &Daemon, listening: &Listening) -> Result<bool, Error> {
+    let prepared: i32 = listening.client.query_one("SELECT current_setting('max_prepared_transactions')::int", &[]).await?.get(0);
+    Ok(match daemon.database.doorbell {
+        DoorbellMode::On => true,
+        DoorbellMode::Off => false,
+        DoorbellMode::Auto => {
+            if prepared > 0 {
+                tracing::info!("max_prepared_transactions is {prepared}: doorbell off, polling every {POLL_WITHOUT_DOORBELL:?}");
+            }
+            prepared == 0
+        }
+    })
+}
+
+/// The loop: awake while there is something, asleep while there is not.
+struct Pipeline<'a> {
+    daemon: &'a Daemon,
+    engine: Engine,
+    doorbell: Doorbell,
+    listening: Listening,
+    beats: channel::Receiver<Beat>,
+    keeper: Keeper,
+    telling: Arc<Mutex<Telling>>,
+    /// Application's channels that this session listens to, and the watches behind each.
+    heard_on: HashMap<String, Vec<i32>>,
+    readings: Vec<Received>,
+    rung: bool,
+    foreign: HashSet<i32>,
+    marked: Vec<i32>,
+    whole_scan_at: Instant,
+    housekeeping_at: Instant,
+    /// When time alone will have something to say.
+    deadline_at: Option<Instant>,
+    /// Something is to be folded, whether the bell rang or not.
+    look: bool,
+    held: bool,
+}
+
+impl Pipeline<'_> {
+    async fn run(mut self) -> Result<(), Error> {
+        self.serve_sources().await?;
+        self.doorbell.wake().await?;
+        loop {
+            self.work().await?;
+            if self.daemon.stop.is_cancelled() {
+                return Ok(());
+            }
+            self.rest().await?;
+        }
+    }
+
+    /// Folds until the journal is dry and has been for a while.
+    async fn work(&mut self) -> Result<(), Error> {
+        let mut dry_since: Option<Instant> = None;
+        while !self.daemon.stop.is_cancelled() {
+            self.receive().await?;
+            let quiet = self.fold().await?;
+            if !quiet {
+                dry_since = None;
+                continue;
+            }
+            if dry_since.get_or_insert_with(Instant::now).elapsed() >= LINGER {
+                return Ok(());
+            }
+            self.listen_for(LINGER_LOOK).await?;
+        }
+        Ok(())
+    }
+
+    /// One fold. Gives whether there was nothing to do, or somebody else does it.
+    async fn fold(&mut self) -> Result<bool, Error> {
+        if Instant::now() >= self.whole_scan_at {
+            self.whole_scan_at = Instant::now() + WHOLE_SCAN_EVERY;
+            self.engine.forget_snapshot();
+        }
+        let quiet = match self.engine.fold().await? {
+            Folded::Busy => true,
+            Folded::Done { rows, complete, marked } => {
+                self.keeper.recount(&marked);
+                self.marked = marked;
+                if complete {
+                    self.ready_if_all_is_done().await?;
+                }
+                rows == 0 && complete
+            }
+        };
+        self.tell();
+        Ok(quiet)
+    }
+
+    fn tell(&self) {
+        let mut telling = lock(&self.telling);
+        telling.snapshot = self.engine.snapshot().clone();
+        telling.ready = self.daemon.health.is_ready();
+        telling.doorbell = self.doorbell.state().as_str();
+    }
+
+    /// Ready: every watch that can be served has been counted and folded. A degraded one does not hold it up.
+    async fn ready_if_all_is_done(&mut self) -> Result<(), Error> {
+        let waiting = self.marked.iter().any(|id| !self.keeper.is_degraded(*id));
+        if !waiting && !self.daemon.health.is_ready() {
+            let client = crate::db::pool::get(&self.daemon.pool).await?;
+            let served: Vec<&Served> = self.engine.served().collect();
+            crate::status::say_watches(&client, &self.daemon.schema, &served).await?;
+            if self.daemon.health.set_ready() {
+                tracing::info!(watches = served.len(), "ready");
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something is to be done.
+    async fn rest(&mut self) -> Result<(), Error> {
+        let may_arm = self.beats.borrow().queue_usage <= QUEUE_USAGE_MAX;
+        let bell = self.doorbell.sleep(may_arm).await?;
+        let armed_at = Instant::now();
+        let mut catch_ups = CATCH_UPS.iter();
+        let mut look_at = if bell == Bell::Armed {
+            // A probe before arming may belong to a commit after the last fold.
+            self.rung = false;
+            if !self.fold().await? {
+                return self.doorbell.wake().await;
+            }
+            catch_ups.next().map(|after| armed_at + *after)
+        } else {
+            None
+        };
+        self.tell();
+        loop {
+            let pause = look_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+            self.listen_for(pause).await?;
+            let rung = std::mem::take(&mut self.rung) && self.doorbell.state() == Bell::Armed;
+            if rung || std::mem::take(&mut self.look) || !self.readings.is_empty() || self.daemon.stop.is_cancelled() {
+                return self.doorbell.wake().await;
+            }
+            if look_at.is_some_and(|at| at <= Instant::now()) {
+                if !self.fold().await? {
+                    return self.doorbell.wake().await;
+                }
+                look_at = catch_ups.next().map(|after| armed_at + *after);
+            }
+            // An unarmed sleeper tries to arm at each beat: whoever was awake may be gone.
+            if self.doorbell.state() == Bell::Unarmed && look_at.is_none() && self.beats.has_changed().unwrap_or(false) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for at most so long, and takes in whatever happens meanwhile.
+    async fn listen_for(&mut self, at_most: Duration) -> Result<(), Error> {
+        let until = Instant::now().checked_add(at_most).unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400));
+        let retry = [self.keeper.next_try(), self.deadline_at, Some(self.housekeeping_at)]
+            .into_iter()
+            .flatten()
+            .fold(until, Instant::min);
+        tokio::select! {
+            biased;
+            heard = self.listening.heard.recv() => match heard {
+                Some(notification) => self.hear(notification),
+                None => return Err(Error::Unavailable("the listening connection was lost".to_owned())),
+            },
+            () = self.daemon.stop.cancelled() => {}
+            news = self.keeper.news() => match news {
+                News::Look => self.look = true,
+                News::Serve(served) => { self.engine.serve(served); self.serve_sources().await?; self.look = true; }
+                News::Nothing => {}
+            },
+            changed = self.beats.changed() => {
+                changed.map_err(|_| Error::Unavailable("the beat ended".to_owned()))?;
+                let beat = self.beats.borrow_and_update().clone();
+                self.on_beat(beat).await?;
+            }
+            () = tokio::time::sleep_until(retry) => {}
+        }
+        while let Ok(notification) = self.listening.heard.try_recv() {
+            self.hear(notification);
+        }
+        if self.deadline_at.is_some_and(|at| at <= Instant::now()) {
+            self.deadline_at = None;
+            self.look = true;
+        }
+        self.keeper.retry(&self.marked);
+        if Instant::now() >= self.housekeeping_at {
+            self.housekeeping_at = Instant::now() + HOUSEKEEPING_EVERY;
+            self.keep_house().await?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, notification: Notification) {
+        if notification.channel == self.daemon.schema.name() {
+            self.rung = true;
+        }
+        let Some(watches) = self.heard_on.get(&notification.channel) else { return };
+        for id in watches {
+            let Some(served) = self.engine.served().find(|served| served.id == *id) else { continue };
+            match payload::parse(&notification.payload, &served.watch.key) {
+                Ok((key, count)) => self.readings.push(Received { watch: *id, key, count }),
+                Err(what) => {
+                    let skipped = self.daemon.health.skip_payload();
+                    let payload: String = notification.payload.chars().take(100).collect();
+                    tracing::warn!(
+                        watch = served.watch.name,
+                        skipped,
+                        payload = payload.escape_debug().to_string(),
+                        "payload skipped: {what}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Evaluates the readings that came; those of one key one after another.
+    async fn receive(&mut self) -> Result<(), Error> {
+        while !self.readings.is_empty() {
+            let mut keys = HashSet::new();
+            let repeated = self.readings.iter().position(|reading| !keys.insert((reading.watch, reading.key.text.clone())));
+            let rest = self.readings.split_off(repeated.unwrap_or(self.readings.len()));
+            let now = std::mem::replace(&mut self.readings, rest);
+            self.engine.receive(&now).await?;
+        }
+        Ok(())
+    }
+
+    async fn on_beat(&mut self, beat: Beat) -> Result<(), Error> {
+        if !beat.listening {
+            tracing::warn!("this session no longer listened; listening again");
+            self.listening.client.batch_execute(&format!("LISTEN {}", self.daemon.schema.name())).await?;
+            self.heard_on.clear();
+            self.look = true;
+        }
+        if !beat.same_cluster && !self.held {
+            self.hold(true);
+            tracing::error!(
+                "this database is a copy made elsewhere: its outbox is held, since its alerts are about the original; \
+                 items-listen deliveries retry sends it all the same"
+            );
+        }
+        if beat.same_cluster && self.held {
+            self.hold(false);
+        }
+        self.keeper.recount(&beat.marked);
+        if self.daemon.database.install == Install::Auto {
+            self.keeper.install(&beat.uncovered);
+        }
+        for endpoint in beat.due.iter().filter(|_| !self.held) {
+            self.daemon.dispatch.wake(endpoint);
+        }
+        if beat.any_paused {
+            self.share_pauses().await?;
+        }
+        self.name_foreign(&beat);
+        self.serve_sources().await?;
+        self.deadline_at = beat.next_deadline.and_then(|after| Instant::now().checked_add(after));
+        self.look |= beat.work;
+        Ok(())
+    }
+
+    /// Says once that a newer configuration installed another definition: it stands, and we leave it alone.
+    fn name_foreign(&mut self, beat: &Beat) {
+        for served in self.engine.served() {
+            let own = (served.generation, served.watch.policy_hash());
+            let same = beat.installed.get(&served.id) == Some(&own);
+            if !same && self.foreign.insert(served.id) {
+                tracing::warn!(
+                    watch = served.watch.name,
+                    "another configuration has installed another definition of this watch: it stands, and this daemon no longer serves it"
+                );
+            }
+            if same {
+                self.foreign.remove(&served.id);
+            }
+        }
+    }
+
+    fn hold(&mut self, held: bool) {
+        self.held = held;
+        self.daemon.dispatch.hold(held);
+    }
+
+    async fn share_pauses(&self) -> Result<(), Error> {
+        let sql = self.daemon.schema.sql(
+            "SELECT name, coalesce(reason, ''), extract(epoch FROM until - clock_timestamp())::float8
+             FROM items_listen.endpoint WHERE state = 'paused' AND until > clock_timestamp()",
+        );
+        for row in self.listening.client.query(sql.as_str(), &[]).await? {
+            let until = Duration::try_from_secs_f64(row.get(2)).unwrap_or_default();
+            self.daemon.dispatch.paused(row.get(0), until, row.get(1));
+        }
+        Ok(())
+    }
+
+    /// Tries for the notify watches that nobody serves, and listens to their channels.
+    async fn serve_sources(&mut self) -> Result<(), Error> {
+        let heard: HashSet<i32> = self.heard_on.values().flatten().copied().collect();
+        let wanted: Vec<(i32, String)> = self
+            .engine
+            .served()
+            .filter(|served| !heard.contains(&served.id))
+            .filter_map(|served| match &served.watch.source {
+                Source::Notify { channel } => Some((served.id, channel.clone())),
+                Source::Table { .. } => None,
+            })
+            .collect();
+        for (id, channel) in wanted {
+            // Re-entrant: a session that holds it already would hold it twice, which changes nothing.
+            let try_lock = format!("SELECT pg_try_advisory_lock({})", Lock::Source(id).sql(&self.daemon.schema));
+            if self.listening.client.query_one(try_lock.as_str(), &[]).await?.get(0) {
+                self.listening.client.batch_execute(&format!("LISTEN {}", crate::db::quote(&channel))).await?;
+                self.heard_on.entry(channel).or_default().push(id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep_house(&mut self) -> Result<(), Error> {
+        let client = crate::db::pool::get(&self.daemon.pool).await?;
+        instance::bury(&client, &self.daemon.schema).await?;
+        if self.daemon.dispatch.take_doubt() {
+            free_doubted(self.daemon, &client).await?;
+        }
+        for endpoint in &self.daemon.config.endpoints {
+            let expired =
+                crate::outbox::expire(&client, &self.daemon.schema, &endpoint.name, endpoint.retry.give_up_after).await?;
+            if expired > 0 {
+                tracing::error!(endpoint = endpoint.name, deliveries = expired, "dead: older than give_up_after");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,17 @@
+//! The database: how sessions are opened, what they set, and the schema they rely on.
+
+pub mod locks;
+pub mod migrate;
+pub mod pool;
+pub mod schema;
+pub mod session;
+
+/// Quotes an identifier for SQL.
+pub fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// Quotes a string literal for SQL.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -1,0 +1,324 @@
+//! One session: the connection string, TLS, and the settings that every session of ours makes itself.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::Secret;
+use crate::error::Error;
+
+/// Connecting, TLS and authentication together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a session differs from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It listens, and its poll is the heartbeat: the server puts it out after three silent beats.
+    Listen {
+        /// The time between two beats.
+        beat: Duration,
+    },
+    /// It folds: short transactions, put out by the server if it stops in the middle of one.
+    Fold,
+    /// Claims, settlements, questions.
+    Work,
+    /// Schema and triggers: never waits long for a lock.
+    Install,
+    /// A recount: long statements are its trade.
+    Recount,
+}
+
+/// What the URL says beyond tokio-postgres' own understanding of it.
+#[derive(Debug)]
+pub struct Parsed {
+    config: Config,
+    roots: Option<String>,
+    verify: bool,
+}
+
+/// Reads a connection string. `sslmode=verify-full` and `sslrootcert`, which tokio-postgres refuses, are
+/// understood; asked to verify, we never fall back to plain text.
+///
+/// # Errors
+/// What is wrong, without repeating the string, which may hold a password.
+pub fn parse_url(url: &Secret) -> Result<Parsed, String> {
+    let mut text = url.expose().trim().to_owned();
+    let roots = take_parameter(&mut text, "sslrootcert");
+    let mode = take_parameter(&mut text, "sslmode");
+    let mut config = Config::from_str(&text).map_err(|error| match std::error::Error::source(&error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })?;
+    let verify = match mode.as_deref() {
+        None | Some("prefer") => {
+            config.ssl_mode(SslMode::Prefer);
+            roots.is_some()
+        }
+        Some("disable") => {
+            config.ssl_mode(SslMode::Disable);
+            false
+        }
+        Some("require") => roots.is_some(),
+        Some("verify-full") => true,
+        Some(other) => {
+            return Err(format!("sslmode={other} is none of disable, prefer, require, verify-full"));
+        }
+    };
+    if matches!(mode.as_deref(), Some("require" | "verify-full")) || verify {
+        config.ssl_mode(SslMode::Require);
+    }
+    if config.get_hosts().is_empty() {
+        return Err("a host is missing".to_owned());
+    }
+    config.connect_timeout(CONNECT_TIMEOUT);
+    config.keepalives_idle(Duration::from_secs(15));
+    config.keepalives_interval(Duration::from_secs(5));
+    config.keepalives_retries(3);
+    config.tcp_user_timeout(Duration::from_secs(30));
+    if config.get_application_name().is_none() {
+        config.application_name("items-listen");
+    }
+    Ok(Parsed { config, roots, verify })
+}
+
+/// Takes `name=value` out of a URL's query or a key/value string.
+fn take_parameter(text: &mut String, name: &str) -> Option<String> {
+    if let Some((base, query)) = text.split_once('?').filter(|_| text.contains("://")) {
+        let mut found = None;
+        let rest: Vec<&str> = query
+            .split('&')
+            .filter(|pair| match pair.split_once('=') {
+                Some((key, value)) if key == name => {
+                    found = Some(percent_decoded(value));
+                    false
+                }
+                _ => !pair.is_empty(),
+            })
+            .collect();
+        *text = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
+        return found;
+    }
+    if text.contains("://") {
+        return None;
+    }
+    let start = text.find(&format!("{name}="))?;
+    let value_start = start + name.len() + 1;
+    let end = text[value_start..].find(' ').map_or(text.len(), |space| value_start + space);
+    let value = text[value_start..end].trim_matches('\'').to_owned();
+    text.replace_range(start..end, "");
+    Some(value)
+}
+
+fn percent_decoded(value: &str) -> String {
+    url::form_urlencoded::parse(format!("v={}", value.replace('+', "%2B")).as_bytes())
+        .next()
+        .map_or_else(String::new, |(_, value)| value.into_owned())
+}
+
+/// What is needed to open sessions.
+#[derive(Clone)]
+pub struct Connector {
+    config: Config,
+    tls: MakeRustlsConnect,
+    schema: String,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+/// A connection that somebody has to drive.
+pub type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
+impl Connector {
+    /// Prepares for connecting.
+    ///
+    /// # Errors
+    /// A URL that is wrong, or certificates that cannot be read.
+    pub fn new(url: &Secret, schema: &str) -> Result<Connector, Error> {
+        let parsed = parse_url(url).map_err(|what| Error::Failed(format!("database.url: {what}")))?;
+        let tls = MakeRustlsConnect::new(tls_config(&parsed)?);
+        Ok(Connector { config: parsed.config, tls, schema: schema.to_owned() })
+    }
+
+    /// What a pool needs to open sessions by itself.
+    pub fn parts(&self) -> (Config, MakeRustlsConnect) {
+        (self.config.clone(), self.tls.clone())
+    }
+
+    /// `host:port/database`, for messages.
+    pub fn describe(&self) -> String {
+        use tokio_postgres::config::Host;
+        let host = match self.config.get_hosts().first() {
+            Some(Host::Tcp(host)) => host.clone(),
+            Some(Host::Unix(path)) => path.display().to_string(),
+            None => "localhost".to_owned(),
+        };
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        format!("{host}:{port}/{}", self.config.get_dbname().unwrap_or_default())
+    }
+
+    /// Opens a session whose connection the caller drives, as whoever listens must: a connection that
+    /// is merely spawned throws its notifications away.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or refuses.
+    pub async fn open(&self) -> Result<(Client, Driver), Error> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone())).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(Error::Unavailable(format!("{} did not answer within {CONNECT_TIMEOUT:?}", self.describe()))),
+        }
+    }
+
+    /// Opens a session that drives itself, with its settings made.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or refuses.
+    pub async fn session(&self, purpose: Purpose) -> Result<Client, Error> {
+        let (client, driver) = self.open().await?;
+        tokio::spawn(async move {
+            // Whoever uses the client sees the error there.
+            let _ended = driver.await;
+        });
+        client.batch_execute(&self.settings(purpose)).await?;
+        Ok(client)
+    }
+
+    /// What a session sets itself, whatever role, database or server say: see `concurrency.md`, Sessions.
+    pub fn settings(&self, purpose: Purpose) -> String {
+        let (lock, statement, idle_in_transaction) = match purpose {
+            Purpose::Listen { .. } => ("1s", "10s", "5s"),
+            Purpose::Fold => ("5s", "30s", "5s"),
+            Purpose::Work => ("5s", "30s", "5s"),
+            Purpose::Install => ("100ms", "60s", "10s"),
+            Purpose::Recount => ("1s", "0", "10s"),
+        };
+        let isolation = if purpose == Purpose::Recount { "repeatable read" } else { "read committed" };
+        let mut settings = format!(
+            "SET default_transaction_isolation = '{isolation}'; SET default_transaction_read_only = off; \
+             SET row_security = off; SET synchronous_commit = on; SET search_path = pg_catalog, pg_temp; \
+             SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET lock_timeout = '{lock}'; SET statement_timeout = '{statement}'; \
+             SET idle_in_transaction_session_timeout = '{idle_in_transaction}'; SET client_min_messages = warning; \
+             SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+             SET tcp_user_timeout = '30s';"
+        );
+        let idle = match purpose {
+            Purpose::Listen { beat } => (beat * 3).as_millis(),
+            _ => 0,
+        };
+        settings.push_str(&format!(" SET idle_session_timeout = {idle};"));
+        settings
+    }
+}
+
+fn tls_config(parsed: &Parsed) -> Result<rustls::ClientConfig, Error> {
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Failed(format!("TLS: {error}")))?;
+    if !parsed.verify {
+        // As libpq's prefer and require: encrypted, but whom we talk to is not checked.
+        return Ok(builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(unverified::Unverified::new()))
+            .with_no_client_auth());
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    match &parsed.roots {
+        Some(path) => {
+            use rustls::pki_types::pem::PemObject as _;
+            let unreadable =
+                |error: &dyn std::fmt::Display| Error::Failed(format!("sslrootcert: {path} cannot be read: {error}"));
+            let certificates = rustls::pki_types::CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| unreadable(&error))?;
+                roots.add(certificate).map_err(|error| unreadable(&error))?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Certificates that are looked at, but not verified: what `sslmode=prefer` and `require` mean.
+mod unverified {
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+    #[derive(Debug)]
+    pub(super) struct Unverified {
+        algorithms: WebPkiSupportedAlgorithms,
+    }
+
+    impl Unverified {
+        pub(super) fn new() -> Unverified {
+            Unverified { algorithms: rustls::crypto::ring::default_provider().signature_verification_algorithms }
+        }
+    }
+
+    impl ServerCertVerifier for Unverified {
+        fn verify_server_cert(
+            &self,
+            _end_entity: &CertificateDer<'_>,
+            _intermediates: &[CertificateDer<'_>],
+            _server_name: &ServerName<'_>,
+            _ocsp_response: &[u8],
+            _now: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, cert, dss, &self.algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, cert, dss, &self.algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.algorithms.supported_schemes()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(url: &str) -> Result<(SslMode, bool), String> {
+        parse_url(&Secret::new(url)).map(|parsed| (parsed.config.get_ssl_mode(), parsed.verify))
+    }
+
+    #[test]
+    fn asked_to_verify_it_never_falls_back() {
+        assert_eq!(mode("postgres://u@h/d"), Ok((SslMode::Prefer, false)));
+        assert_eq!(mode("postgres://u@h/d?sslmode=disable"), Ok((SslMode::Disable, false)));
+        assert_eq!(mode("postgres://u@h/d?sslmode=require&connect_timeout=3"), Ok((SslMode::Require, false)));
+        assert_eq!(mode("postgres://u@h/d?sslmode=verify-full"), Ok((SslMode::Require, true)));
+        assert_eq!(mode("postgres://u@h/d?sslrootcert=%2Fx.pem"), Ok((SslMode::Require, true)));
+        assert_eq!(mode("host=h user=u sslmode=verify-full"), Ok((SslMode::Require, true)));
+        assert!(mode("postgres://u@h/d?sslmode=maybe").is_err());
+        assert!(mode("postgres:///d").is_err(), "no host");
+    }
+}

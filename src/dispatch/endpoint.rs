@@ -1,0 +1,496 @@
+//! The task of one endpoint: claims, sends, settles.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::gate::{Closed, Gate};
+use super::lanes::Lanes;
+use super::send::{Sender, bodies};
+use super::{Command, Context, Held, clock, lock};
+use crate::config::Endpoint;
+use crate::error::Error;
+use crate::outbox::{self, Parcel, Settlement};
+use crate::pusher::classify::{Answer, Reason, Verdict, classify};
+
+/// No attempt is started that could end less than this before its lease.
+const LEASE_MARGIN: Duration = Duration::from_millis(500);
+/// So much of an answer is kept with the delivery, in characters.
+const ANSWER_CHARS_KEPT: usize = 500;
+/// How many deliveries are claimed at once.
+const CLAIM_MAX: usize = 500;
+/// The pause after a database error.
+const DATABASE_PAUSE: Duration = Duration::from_millis(500);
+/// The time of the last success is written no more often than this.
+const SUCCESS_WRITTEN_EVERY: Duration = Duration::from_secs(1);
+/// So long a success of our own outweighs a pause that another replica wrote.
+const SUCCESS_TRUSTED_FOR: Duration = Duration::from_secs(5);
+
+/// An endpoint's task.
+pub(super) struct Post {
+    endpoint: Endpoint,
+    lease: Duration,
+    context: Context,
+    held: Arc<Mutex<Held>>,
+    sender: Sender,
+    lanes: Lanes,
+    gate: Gate,
+    work: JoinSet<Done>,
+    requests: usize,
+    settling: bool,
+    claiming: bool,
+    unsettled: Vec<Settlement>,
+    claim_at: Option<Instant>,
+    row: Option<Row>,
+    success_written: Option<Instant>,
+    stopping: bool,
+}
+
+/// What a piece of work ended with.
+enum Done {
+    Answered { request: Vec<Parcel>, answer: Answer, took: Duration },
+    Settled(Vec<Settlement>),
+    Claimed(Result<Vec<Parcel>, Error>),
+}
+
+/// What is to be written into `items_listen.endpoint`.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    state: &'static str,
+    reason: Option<&'static str>,
+    until: Option<Duration>,
+    succeeded: bool,
+    error: Option<String>,
+    hasten: bool,
+}
+
+impl Post {
+    pub(super) fn new(endpoint: Endpoint, lease: Duration, context: Context, held: Arc<Mutex<Held>>) -> Result<Post, Error> {
+        Ok(Post {
+            sender: Sender::new(&endpoint)?,
+            endpoint,
+            lease,
+            context,
+            held,
+            lanes: Lanes::default(),
+            gate: Gate::default(),
+            work: JoinSet::new(),
+            requests: 0,
+            settling: false,
+            claiming: false,
+            unsettled: Vec::new(),
+            claim_at: None,
+            row: None,
+            success_written: None,
+            stopping: false,
+        })
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            self.start_requests();
+            self.start_settling();
+            self.start_claim();
+            if self.stopping && self.work.is_empty() && self.unsettled.is_empty() {
+                return;
+            }
+            let wake_at = self.wake_at();
+            tokio::select! {
+                biased;
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => match done {
+                    Ok(done) => self.done(done),
+                    Err(error) => {
+                        // A panic in a request or settlement: its leases end by themselves.
+                        tracing::error!(endpoint = self.endpoint.name, %error, "work ended unexpectedly");
+                        (self.settling, self.claiming) = (false, false);
+                        self.requests = 0;
+                    }
+                },
+                command = commands.recv() => match command {
+                    Some(Command::Accept(parcels)) => parcels.into_iter().for_each(|parcel| self.accept(parcel)),
+                    Some(Command::Wake) => self.claim_at = Some(Instant::now()),
+                    Some(Command::Paused(until, reason)) => self.told_paused(until, &reason),
+                    Some(Command::Stop) | None => self.stop(),
+                },
+                () = tokio::time::sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
+            }
+        }
+    }
+
+    /// When time alone lets something begin.
+    fn wake_at(&self) -> Option<Instant> {
+        if self.stopping {
+            return None;
+        }
+        let now = clock::now();
+        let probe = self.gate.closed().map(|closed| Instant::now() + closed.until.saturating_sub(now));
+        match (probe, self.claim_at.filter(|_| !self.claiming)) {
+            // While the gate is closed only its probe matters.
+            (Some(probe), _) if self.gate.allowed(now, 1) == 0 => Some(probe),
+            (_, Some(claim)) if claim > Instant::now() => Some(claim),
+            _ => None,
+        }
+    }
+
+    fn start_requests(&mut self) {
+        while !self.stopping && self.requests < self.gate.allowed(clock::now(), self.endpoint.in_flight) {
+            let request = self.lanes.next_request(self.endpoint.max_batch, self.endpoint.max_request_bytes);
+            if request.is_empty() {
+                return;
+            }
+            let latest = request.iter().map(|parcel| parcel.lease_end).min().unwrap_or_default();
+            if clock::now() + self.endpoint.timeout + LEASE_MARGIN > latest {
+                // Waited too long in memory: another may have it by now.
+                request.iter().for_each(|parcel| self.give_back(&parcel.clone(), Duration::ZERO, None));
+                continue;
+            }
+            self.requests += 1;
+            let sender = self.sender.clone();
+            self.work.spawn(async move {
+                let started = Instant::now();
+                let answer = sender.send(bodies(&request)).await;
+                Done::Answered { request, answer, took: started.elapsed() }
+            });
+        }
+    }
+
+    fn start_settling(&mut self) {
+        if self.settling || (self.unsettled.is_empty() && self.row.is_none()) {
+            return;
+        }
+        self.settling = true;
+        let (settlements, row) = (std::mem::take(&mut self.unsettled), self.row.take());
+        let (context, endpoint) = (self.context.clone(), self.endpoint.name.clone());
+        // When stopping, what cannot be settled soon is left to the lease.
+        let tries = if self.stopping { 10 } else { u32::MAX };
+        self.work.spawn(async move {
+            for _ in 0..tries {
+                match settle(&context, &endpoint, &settlements, row.as_ref()).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::debug!(endpoint, %error, "settling waits for the database");
+                        tokio::time::sleep(DATABASE_PAUSE).await;
+                    }
+                }
+            }
+            Done::Settled(settlements)
+        });
+    }
+
+    fn start_claim(&mut self) {
+        let due = self.claim_at.is_some_and(|at| at <= Instant::now());
+        // A closed gate claims nothing, but for its probe.
+        let probing = self.gate.closed().is_some();
+        let allowed = self.gate.allowed(clock::now(), self.endpoint.in_flight);
+        let room = if probing { self.endpoint.max_batch } else { self.endpoint.in_flight * self.endpoint.max_batch * 2 };
+        let due = due || (probing && allowed > 0 && self.requests == 0 && !self.lanes.has_ready());
+        if self.stopping || self.claiming || !due || allowed == 0 || self.lanes.len() >= room || self.unsettled.len() > CLAIM_MAX
+        {
+            return;
+        }
+        self.claiming = true;
+        self.claim_at = None;
+        let limit = i64::try_from((room - self.lanes.len()).min(CLAIM_MAX)).unwrap_or(1);
+        let (context, endpoint, lease) = (self.context.clone(), self.endpoint.name.clone(), self.lease);
+        self.work.spawn(async move {
+            let claimed = async {
+                let client = crate::db::pool::get(&context.pool).await?;
+                outbox::claim(&client, &context.schema, &endpoint, context.instance, lease, limit).await
+            };
+            Done::Claimed(claimed.await)
+        });
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Answered { request, answer, took } => {
+                self.requests -= 1;
+                self.answered(request, &answer, took);
+            }
+            Done::Settled(settlements) => {
+                self.settling = false;
+                for settlement in settlements.iter().filter(|settlement| settlement.state != "pending") {
+                    if let Some(lane) = self.lanes.lane_of(settlement.id) {
+                        self.lanes.settled(&lane, settlement.id);
+                    }
+                    lock(&self.held).settle(settlement.id);
+                }
+            }
+            Done::Claimed(Ok(parcels)) => {
+                self.claiming = false;
+                if parcels.is_empty() {
+                    // A probe that finds nothing to send has nothing to say either: open, and see.
+                    if self.gate.closed().is_some() && self.gate.allowed(clock::now(), 1) > 0 && self.lanes.is_empty() {
+                        self.opened();
+                    }
+                } else {
+                    // There may be more, and what follows these in their lanes.
+                    self.claim_at = Some(Instant::now());
+                }
+                for parcel in parcels {
+                    lock(&self.held).claim(parcel.id);
+                    self.lanes.push(parcel);
+                }
+            }
+            Done::Claimed(Err(error)) => {
+                self.claiming = false;
+                self.claim_at = Some(Instant::now() + DATABASE_PAUSE);
+                tracing::debug!(endpoint = self.endpoint.name, %error, "claiming waits for the database");
+            }
+        }
+    }
+
+    fn accept(&mut self, parcel: Parcel) {
+        let overtaken =
+            parcel.after.is_some_and(|after| !self.lanes.contains(&parcel.lane, after) && lock(&self.held).was_released(after));
+        if overtaken || self.stopping || self.gate.closed().is_some() {
+            // What it follows was given back meanwhile: it must not go first.
+            self.unsettled.push(given_back(&parcel, Duration::ZERO, None, false));
+            lock(&self.held).release(parcel.id);
+            self.claim_at.get_or_insert(Instant::now() + DATABASE_PAUSE);
+            return;
+        }
+        self.lanes.push(parcel);
+    }
+
+    fn answered(&mut self, request: Vec<Parcel>, answer: &Answer, took: Duration) {
+        let verdict = classify(answer);
+        let (status, excerpt) = describe(answer);
+        tracing::debug!(
+            endpoint = self.endpoint.name,
+            events = request.len(),
+            ?verdict,
+            status,
+            ms = took.as_millis(),
+            "answered"
+        );
+        match verdict {
+            Verdict::Delivered => {
+                if self.gate.succeeded() {
+                    self.opened();
+                }
+                self.note_success();
+                for parcel in request {
+                    self.unsettled.push(Settlement { status, ..settled(&parcel, "delivered", None, excerpt.clone()) });
+                }
+            }
+            Verdict::Dead(_) if request.len() > 1 => {
+                // The server refused the batch as a whole; only the culprit is to die.
+                request.iter().for_each(|parcel| self.lanes.again_alone(&parcel.lane, parcel.id));
+            }
+            Verdict::Dead(reason) => {
+                self.gate.succeeded();
+                for parcel in request {
+                    tracing::error!(
+                        endpoint = self.endpoint.name,
+                        watch = parcel.lane.watch,
+                        key = parcel.lane.key,
+                        delivery = parcel.id,
+                        status,
+                        answer = excerpt,
+                        "delivery dead: {}",
+                        reason.as_str()
+                    );
+                    self.unsettled.push(Settlement { status, ..settled(&parcel, "dead", Some(reason), excerpt.clone()) });
+                }
+            }
+            Verdict::Retry(reason, retry_after) => {
+                self.failed(reason, retry_after, excerpt.as_deref());
+                for parcel in request {
+                    self.retry(&parcel, reason, retry_after, status, excerpt.clone());
+                }
+            }
+            Verdict::Pause(reason) => {
+                for parcel in &request {
+                    let answer = (reason, status, excerpt.clone());
+                    self.give_back(parcel, Duration::ZERO, Some(answer));
+                }
+                self.refused(reason, status, excerpt.as_deref());
+            }
+        }
+    }
+
+    fn retry(
+        &mut self,
+        parcel: &Parcel,
+        reason: Reason,
+        retry_after: Option<Duration>,
+        status: Option<i32>,
+        excerpt: Option<String>,
+    ) {
+        let attempts = u32::try_from(parcel.attempts).unwrap_or(0) + 1;
+        if parcel.age > self.endpoint.retry.give_up_after {
+            tracing::error!(
+                endpoint = self.endpoint.name,
+                watch = parcel.lane.watch,
+                key = parcel.lane.key,
+                delivery = parcel.id,
+                attempt = attempts,
+                "delivery dead: expired"
+            );
+            self.unsettled.push(Settlement { status, ..settled(parcel, "dead", Some(Reason::Expired), excerpt) });
+            return;
+        }
+        let delay = self.endpoint.retry.delay(attempts, rand::random(), retry_after);
+        self.give_back(parcel, delay, Some((reason, status, excerpt)));
+    }
+
+    /// Gives a delivery, and with it what follows in its lane, back to the database.
+    fn give_back(&mut self, parcel: &Parcel, delay: Duration, answer: Option<(Reason, Option<i32>, Option<String>)>) {
+        for member in self.lanes.take(&parcel.lane) {
+            let settlement = if member.id == parcel.id {
+                given_back(&member, delay, answer.clone(), answer.is_some())
+            } else {
+                given_back(&member, Duration::ZERO, None, false)
+            };
+            lock(&self.held).release(member.id);
+            self.unsettled.push(settlement);
+        }
+        let at = Instant::now() + delay;
+        self.claim_at = Some(self.claim_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn give_all_back(&mut self) {
+        for parcel in self.lanes.take_idle() {
+            lock(&self.held).release(parcel.id);
+            self.unsettled.push(given_back(&parcel, Duration::ZERO, None, false));
+        }
+    }
+
+    fn failed(&mut self, reason: Reason, retry_after: Option<Duration>, excerpt: Option<&str>) {
+        let news = self.gate.failed(reason, &self.endpoint.retry, rand::random(), retry_after, clock::now());
+        let Some(closed) = self.gate.closed().cloned() else { return };
+        if news {
+            tracing::warn!(
+                endpoint = self.endpoint.name,
+                reason = reason.as_str(),
+                answer = excerpt,
+                "endpoint fails: backing off"
+            );
+        }
+        self.closed("backing_off", &closed, excerpt);
+    }
+
+    fn refused(&mut self, reason: Reason, status: Option<i32>, excerpt: Option<&str>) {
+        if self.gate.refused(reason, clock::now()) {
+            tracing::error!(
+                endpoint = self.endpoint.name,
+                reason = reason.as_str(),
+                status,
+                answer = excerpt,
+                "endpoint refuses everything: paused, nothing is lost, probed every 60 s"
+            );
+        }
+        if let Some(closed) = self.gate.closed().cloned() {
+            self.closed("paused", &closed, excerpt);
+        }
+    }
+
+    fn closed(&mut self, state: &'static str, closed: &Closed, excerpt: Option<&str>) {
+        lock(&self.held).open = false;
+        self.give_all_back();
+        self.row = Some(Row {
+            state,
+            reason: Some(closed.reason.as_str()),
+            until: Some(closed.until.saturating_sub(clock::now())),
+            error: excerpt.map(str::to_owned),
+            ..Row::default()
+        });
+    }
+
+    fn told_paused(&mut self, until: Duration, reason: &str) {
+        // What it read may be older than what we have just seen.
+        let seen_better = self.success_written.is_some_and(|at| at.elapsed() < SUCCESS_TRUSTED_FOR);
+        if !seen_better && self.gate.told_paused(clock::now() + until) {
+            tracing::warn!(
+                endpoint = self.endpoint.name,
+                reason,
+                "endpoint was found refusing everything by another replica: paused"
+            );
+            lock(&self.held).open = false;
+            self.give_all_back();
+        }
+    }
+
+    fn opened(&mut self) {
+        self.gate.succeeded();
+        tracing::info!(endpoint = self.endpoint.name, "endpoint takes events again");
+        lock(&self.held).open = true;
+        self.row = Some(Row { state: "ok", hasten: true, ..Row::default() });
+        self.claim_at = Some(Instant::now());
+    }
+
+    fn note_success(&mut self) {
+        if self.success_written.is_some_and(|at| at.elapsed() < SUCCESS_WRITTEN_EVERY) && self.row.is_none() {
+            return;
+        }
+        self.success_written = Some(Instant::now());
+        let row = self.row.get_or_insert(Row { state: "ok", ..Row::default() });
+        row.succeeded = true;
+    }
+
+    fn stop(&mut self) {
+        if !self.stopping {
+            self.stopping = true;
+            self.give_all_back();
+        }
+    }
+}
+
+fn settled(parcel: &Parcel, state: &'static str, reason: Option<Reason>, answer: Option<String>) -> Settlement {
+    Settlement {
+        id: parcel.id,
+        lease: parcel.lease,
+        state,
+        attempted: true,
+        delay: Duration::ZERO,
+        reason: reason.map(Reason::as_str),
+        status: None,
+        answer,
+    }
+}
+
+fn given_back(
+    parcel: &Parcel,
+    delay: Duration,
+    answer: Option<(Reason, Option<i32>, Option<String>)>,
+    attempted: bool,
+) -> Settlement {
+    let (reason, status, answer) =
+        answer.map_or((None, None, None), |(reason, status, answer)| (Some(reason.as_str()), status, answer));
+    Settlement { id: parcel.id, lease: parcel.lease, state: "pending", attempted, delay, reason, status, answer }
+}
+
+/// The status, and the beginning of what was said.
+fn describe(answer: &Answer) -> (Option<i32>, Option<String>) {
+    let excerpt = |text: &str| Some(text.chars().take(ANSWER_CHARS_KEPT).collect()).filter(|text: &String| !text.is_empty());
+    match answer {
+        Answer::Http { status, body, .. } => (Some(i32::from(*status)), excerpt(body)),
+        Answer::NoConnection(error) => (None, excerpt(error)),
+        Answer::TimedOut => (None, Some("no answer in time".to_owned())),
+    }
+}
+
+async fn settle(context: &Context, endpoint: &str, settlements: &[Settlement], row: Option<&Row>) -> Result<(), Error> {
+    let client = crate::db::pool::get(&context.pool).await?;
+    if !settlements.is_empty() {
+        outbox::settle(&client, &context.schema, settlements).await?;
+    }
+    let Some(row) = row else { return Ok(()) };
+    let sql = context.schema.sql(
+        "INSERT INTO items_listen.endpoint AS e (name, state, reason, until, last_success_at, last_error)
+         VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), CASE WHEN $5 THEN clock_timestamp() END, $6)
+         ON CONFLICT (name) DO UPDATE SET state = excluded.state, reason = excluded.reason, until = excluded.until,
+             last_success_at = coalesce(excluded.last_success_at, e.last_success_at),
+             last_error = coalesce(excluded.last_error, e.last_error)",
+    );
+    let until = row.until.map(|until| until.as_secs_f64());
+    client.execute(sql.as_str(), &[&endpoint, &row.state, &row.reason, &until, &row.succeeded, &row.error]).await?;
+    if row.hasten {
+        outbox::hasten(&client, &context.schema, endpoint).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Sends one request's worth of deliveries to an endpoint, whatever kind it is.
+
+use std::io::Write as _;
+
+use crate::config::{Endpoint, Target};
+use crate::error::Error;
+use crate::outbox::Parcel;
+use crate::pusher::body;
+use crate::pusher::classify::Answer;
+use crate::pusher::client::Client;
+
+/// Where an endpoint's requests go.
+#[derive(Clone, Debug)]
+pub enum Sender {
+    /// A Pusher-compatible server.
+    Pusher(Client),
+    /// Lines on stdout.
+    Log(String),
+}
+
+impl Sender {
+    /// A sender for this endpoint.
+    ///
+    /// # Errors
+    /// TLS that cannot be set up.
+    pub fn new(endpoint: &Endpoint) -> Result<Sender, Error> {
+        Ok(match &endpoint.target {
+            Target::Pusher(pusher) => Sender::Pusher(Client::new(pusher, endpoint.timeout)?),
+            Target::Log => Sender::Log(endpoint.name.clone()),
+        })
+    }
+
+    /// Sends: one delivery to `/events`, several to `/batch_events`.
+    pub async fn send(&self, bodies: Vec<String>) -> Answer {
+        match self {
+            Sender::Log(endpoint) => log(endpoint, &bodies),
+            Sender::Pusher(client) => {
+                if let [_] = bodies.as_slice() {
+                    return client.post("events", bodies.into_iter().next().unwrap_or_default()).await;
+                }
+                match body::batch(bodies.iter().map(String::as_str)) {
+                    Ok(body) => client.post("batch_events", body).await,
+                    Err(error) => {
+                        Answer::Http { status: 400, body: format!("a stored body is damaged: {error}"), retry_after: None }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The bodies of a request.
+pub fn bodies(request: &[Parcel]) -> Vec<String> {
+    request.iter().map(|parcel| parcel.body.clone()).collect()
+}
+
+/// One JSON object per line: endpoint, event, channels, data.
+fn log(endpoint: &str, bodies: &[String]) -> Answer {
+    let mut lines = String::new();
+    for body in bodies {
+        let Ok(stored) = serde_json::from_str::<serde_json::Value>(body) else { continue };
+        let data = stored["data"].as_str().and_then(|data| serde_json::from_str(data).ok()).unwrap_or(serde_json::Value::Null);
+        let line = serde_json::json!({
+            "endpoint": endpoint, "event": stored["name"], "channels": stored["channels"], "data": data,
+        });
+        lines.push_str(&line.to_string());
+        lines.push('\n');
+    }
+    let mut out = std::io::stdout().lock();
+    match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Answer::Http { status: 200, body: String::new(), retry_after: None },
+        Err(error) => Answer::NoConnection(format!("stdout: {error}")),
+    }
+}

@@ -1,0 +1,99 @@
+//! What can go wrong, and the exit code that says so.
+
+use std::fmt;
+
+use crate::config::Mistake;
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub enum Error {
+    /// The configuration: exit code 78.
+    Config(Vec<Mistake>),
+    /// The schema in the database is newer than this program: exit code 78.
+    SchemaTooNew {
+        /// The version found.
+        found: i32,
+        /// The newest version known.
+        known: i32,
+    },
+    /// Something that is needed cannot be reached: exit code 69.
+    Unavailable(String),
+    /// The database said no.
+    Database(tokio_postgres::Error),
+    /// Anything else: exit code 1.
+    Failed(String),
+}
+
+impl Error {
+    /// The exit code of a command that ends with this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Config(_) | Error::SchemaTooNew { .. } => 78,
+            Error::Unavailable(_) => 69,
+            Error::Database(error) if error.as_db_error().is_none() => 69,
+            Error::Database(_) | Error::Failed(_) => 1,
+        }
+    }
+
+    /// The SQLSTATE, if the database gave one.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Error::Database(error) => error.code().map(tokio_postgres::error::SqlState::code),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Config(mistakes) => {
+                let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+            Error::SchemaTooNew { found, known } => write!(
+                f,
+                "the schema in the database is version {found}, this program knows up to {known}: install a newer items-listen"
+            ),
+            Error::Unavailable(what) | Error::Failed(what) => f.write_str(what),
+            Error::Database(error) => match error.as_db_error() {
+                Some(db) => {
+                    write!(f, "{} (SQLSTATE {})", db.message(), db.code().code())?;
+                    if let Some(detail) = db.detail() {
+                        write!(f, "; {detail}")?;
+                    }
+                    if let Some(hint) = db.hint() {
+                        write!(f, "; {hint}")?;
+                    }
+                    Ok(())
+                }
+                None => {
+                    write!(f, "{error}")?;
+                    let mut source = std::error::Error::source(error);
+                    while let Some(cause) = source {
+                        write!(f, ": {cause}")?;
+                        source = cause.source();
+                    }
+                    Ok(())
+                }
+            },
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Error {
+        Error::Database(error)
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for Error {
+    fn from(error: deadpool_postgres::PoolError) -> Error {
+        match error {
+            deadpool_postgres::PoolError::Backend(error) => Error::Database(error),
+            other => Error::Unavailable(format!("no connection from the pool: {other}")),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! A publish rule: which events it is for, and what it sends where.
+
+use serde_json::{Map, Value as Json};
+
+use super::{Event, channel, template};
+use crate::evaluate::Transition;
+use crate::severity::Severity;
+
+/// Pusher's libraries refuse longer event names.
+pub const EVENT_NAME_CHARS_MAX: usize = 200;
+
+/// What a rule listens to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct On {
+    bits: u8,
+}
+
+impl On {
+    const READING: u8 = 1 << 7;
+    const TRANSITIONS: u8 = 0b1_1111;
+
+    /// The words of the configuration and what each stands for.
+    pub const WORDS: [(&'static str, On); 7] = [
+        ("transition", On { bits: On::TRANSITIONS }),
+        ("raised", On { bits: 1 << Transition::Raised as u8 }),
+        ("escalated", On { bits: 1 << Transition::Escalated as u8 }),
+        ("eased", On { bits: 1 << Transition::Eased as u8 }),
+        ("resolved", On { bits: 1 << Transition::Resolved as u8 }),
+        ("repeated", On { bits: 1 << Transition::Repeated as u8 }),
+        ("reading", On { bits: On::READING }),
+    ];
+
+    /// Every transition: the default.
+    pub fn transitions() -> On {
+        On { bits: On::TRANSITIONS }
+    }
+
+    /// Both.
+    pub fn and(self, other: On) -> On {
+        On { bits: self.bits | other.bits }
+    }
+
+    /// Whether it listens to this transition.
+    pub fn transition(self, transition: Transition) -> bool {
+        self.bits & (1 << transition as u8) != 0
+    }
+
+    /// Whether it listens to every reading.
+    pub fn reading(self) -> bool {
+        self.bits & On::READING != 0
+    }
+}
+
+/// What is sent.
+#[derive(Debug)]
+pub enum Data {
+    /// The whole event.
+    Full,
+    /// Its identity and severity.
+    Thin,
+    /// The user's own table; its string leaves are templates.
+    Own(Tree),
+    /// One expression that gives an object.
+    Expression(template::Leaf),
+}
+
+/// JSON with templates for leaves.
+#[derive(Debug)]
+pub enum Tree {
+    /// A template.
+    Leaf(template::Leaf),
+    /// A number or a boolean, as it was written.
+    Constant(Json),
+    /// An object.
+    Object(Vec<(String, Tree)>),
+    /// A list.
+    Array(Vec<Tree>),
+}
+
+impl Tree {
+    fn render(&self, context: &minijinja::Value) -> Result<Json, String> {
+        Ok(match self {
+            Tree::Leaf(leaf) => leaf.render(context)?,
+            Tree::Constant(constant) => constant.clone(),
+            Tree::Array(items) => Json::Array(items.iter().map(|item| item.render(context)).collect::<Result<_, _>>()?),
+            Tree::Object(entries) => {
+                let rendered = entries.iter().map(|(name, tree)| Ok((name.clone(), tree.render(context)?)));
+                Json::Object(rendered.collect::<Result<Map<_, _>, String>>()?)
+            }
+        })
+    }
+
+    /// Every leaf's variables.
+    pub fn variables(&self) -> Vec<String> {
+        match self {
+            Tree::Leaf(leaf) => leaf.variables(),
+            Tree::Constant(_) => Vec::new(),
+            Tree::Array(items) => items.iter().flat_map(Tree::variables).collect(),
+            Tree::Object(entries) => entries.iter().flat_map(|(_, tree)| tree.variables()).collect(),
+        }
+    }
+}
+
+/// A rule, as configured under `[[watch.publish]]`.
+#[derive(Debug)]
+pub struct Rule {
+    /// The endpoints it sends to, by name.
+    pub endpoints: Vec<String>,
+    /// One or more templates, each of which may make several channels.
+    pub channels: Vec<template::Text>,
+    /// The event's name on the wire.
+    pub event: template::Text,
+    /// What is sent.
+    pub data: Data,
+    /// What it listens to.
+    pub on: On,
+    /// A transition is published when it comes from or goes to at least this severity.
+    pub min_severity: Severity,
+}
+
+/// What a rule makes of an event.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    /// At least one.
+    pub channels: Vec<String>,
+    /// The event's name.
+    pub event: String,
+    /// JSON text.
+    pub data: String,
+}
+
+impl Rule {
+    /// Whether it is for this transition.
+    pub fn wants_transition(&self, transition: Transition, previous: Severity, severity: Severity) -> bool {
+        self.on.transition(transition) && previous.max(severity) >= self.min_severity
+    }
+
+    /// Whether a manual trigger of this severity reaches it.
+    pub fn wants_manual(&self, severity: Severity) -> bool {
+        severity >= self.min_severity
+    }
+
+    /// Renders an event; `None` where no channel is left.
+    ///
+    /// # Errors
+    /// Why it cannot be sent, in one line: the reason with which its delivery is dead.
+    pub fn render(&self, event: &Event) -> Result<Option<Message>, String> {
+        let context = minijinja::Value::from_serialize(event);
+        let mut channels = Vec::new();
+        for template in &self.channels {
+            for name in channel::expand(&template.render(&context)?)? {
+                if !channels.contains(&name) {
+                    channels.push(name);
+                }
+            }
+        }
+        if channels.is_empty() {
+            return Ok(None);
+        }
+        if channels.len() > channel::CHANNELS_MAX {
+            return Err(format!("{} channels, but an event may go to {}", channels.len(), channel::CHANNELS_MAX));
+        }
+        let name = self.event.render(&context)?;
+        if name.is_empty() || name.chars().count() > EVENT_NAME_CHARS_MAX {
+            return Err(format!("the event name is empty or longer than {EVENT_NAME_CHARS_MAX} characters"));
+        }
+        let data = match &self.data {
+            Data::Full => serde_json::to_string(event),
+            Data::Thin => serde_json::to_string(&event.thin()),
+            Data::Own(tree) => serde_json::to_string(&tree.render(&context)?),
+            Data::Expression(leaf) => match leaf.render(&context)? {
+                object @ Json::Object(_) => serde_json::to_string(&object),
+                other => return Err(format!("data is an expression that gives {other}, not an object")),
+            },
+        };
+        let data = data.map_err(|error| error.to_string())?;
+        Ok(Some(Message { channels, event: name, data }))
+    }
+
+    /// The variables of all its templates.
+    pub fn variables(&self) -> Vec<String> {
+        let data = match &self.data {
+            Data::Full | Data::Thin => Vec::new(),
+            Data::Own(tree) => tree.variables(),
+            Data::Expression(leaf) => leaf.variables(),
+        };
+        let channels = self.channels.iter().flat_map(template::Text::variables);
+        channels.chain(self.event.variables()).chain(data).collect()
+    }
+}

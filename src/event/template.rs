@@ -1,0 +1,184 @@
+//! Templates over the event (minijinja), with JSON types kept where a leaf is a single expression.
+//!
+//! Compiled once, when the configuration is read. The two environments are process-wide and the
+//! sources are leaked: a configuration is read once per start or reload, and its templates are small.
+
+use std::sync::OnceLock;
+
+use minijinja::{Environment, Expression, Template, UndefinedBehavior, Value};
+use serde_json::Value as Json;
+
+use super::channel;
+
+/// A template that renders to text.
+#[derive(Debug)]
+pub struct Text {
+    source: &'static str,
+    template: Template<'static, 'static>,
+}
+
+impl Text {
+    /// Compiles a template of ordinary text.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn try_new(source: &str) -> Result<Text, String> {
+        Text::compile(text_environment(), source)
+    }
+
+    /// Compiles a template whose values are encoded for channel names.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn try_new_for_channel(source: &str) -> Result<Text, String> {
+        Text::compile(channel_environment(), source)
+    }
+
+    fn compile(environment: &'static Environment<'static>, source: &str) -> Result<Text, String> {
+        let source: &'static str = Box::leak(source.to_owned().into_boxed_str());
+        let template = environment.template_from_str(source).map_err(|error| one_line(&error))?;
+        Ok(Text { source, template })
+    }
+
+    /// The template as it was written.
+    pub fn source(&self) -> &'static str {
+        self.source
+    }
+
+    /// Renders it.
+    ///
+    /// # Errors
+    /// What went wrong, in one line.
+    pub fn render(&self, context: &Value) -> Result<String, String> {
+        self.template.render(context).map_err(|error| one_line(&error))
+    }
+
+    /// The variables it uses, with their paths: `count`, `key.tenant_id`.
+    pub fn variables(&self) -> Vec<String> {
+        sorted(self.template.undeclared_variables(true))
+    }
+}
+
+/// A template that keeps its type: the body of one `{{ … }}`.
+#[derive(Debug)]
+pub struct Typed {
+    expression: Expression<'static, 'static>,
+}
+
+impl Typed {
+    /// Evaluates it.
+    ///
+    /// # Errors
+    /// What went wrong, in one line.
+    pub fn eval(&self, context: &Value) -> Result<Json, String> {
+        let value = self.expression.eval(context).map_err(|error| one_line(&error))?;
+        if value.is_undefined() {
+            return Err("an undefined value".to_owned());
+        }
+        serde_json::to_value(&value).map_err(|error| error.to_string())
+    }
+}
+
+/// A leaf of `data`: text, or a value whose type is kept.
+#[derive(Debug)]
+pub enum Leaf {
+    /// A single expression.
+    Typed(Typed),
+    /// Anything else.
+    Text(Text),
+}
+
+impl Leaf {
+    /// Compiles a leaf.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn try_new(source: &str) -> Result<Leaf, String> {
+        let Some(inner) = single_expression(source) else { return Text::try_new(source).map(Leaf::Text) };
+        let inner: &'static str = Box::leak(inner.to_owned().into_boxed_str());
+        let expression = text_environment().compile_expression(inner).map_err(|error| one_line(&error))?;
+        Ok(Leaf::Typed(Typed { expression }))
+    }
+
+    /// Renders the leaf to JSON.
+    ///
+    /// # Errors
+    /// What went wrong, in one line.
+    pub fn render(&self, context: &Value) -> Result<Json, String> {
+        match self {
+            Leaf::Typed(typed) => typed.eval(context),
+            Leaf::Text(text) => text.render(context).map(Json::String),
+        }
+    }
+
+    /// The variables it uses, with their paths.
+    pub fn variables(&self) -> Vec<String> {
+        match self {
+            Leaf::Typed(typed) => sorted(typed.expression.undeclared_variables(true)),
+            Leaf::Text(text) => text.variables(),
+        }
+    }
+}
+
+/// The inside of `{{ … }}` where the whole template is one expression.
+fn single_expression(source: &str) -> Option<&str> {
+    let inner = source.trim().strip_prefix("{{")?.strip_suffix("}}")?;
+    let inner = inner.trim_matches('-');
+    (!["{{", "}}", "{%", "{#"].iter().any(|mark| inner.contains(mark))).then_some(inner)
+}
+
+fn text_environment() -> &'static Environment<'static> {
+    static ENVIRONMENT: OnceLock<Environment<'static>> = OnceLock::new();
+    ENVIRONMENT.get_or_init(environment)
+}
+
+fn channel_environment() -> &'static Environment<'static> {
+    static ENVIRONMENT: OnceLock<Environment<'static>> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| {
+        let mut environment = environment();
+        environment.set_formatter(|out, _, value| channel::format(out, value));
+        environment
+    })
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    // A misspelt name is an error, never an empty string in a channel.
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment
+}
+
+fn one_line(error: &minijinja::Error) -> String {
+    error.to_string().replace('\n', " ").replace(" (in <string>:1)", "").replace(" (in <expression>:1)", "")
+}
+
+fn sorted(variables: std::collections::HashSet<String>) -> Vec<String> {
+    let mut variables: Vec<String> = variables.into_iter().collect();
+    variables.sort_unstable();
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use minijinja::context;
+
+    #[test]
+    fn a_single_expression_keeps_its_type() {
+        let context = context! { count => 25, key => context! { tenant_id => 7, name => "a\"b" } };
+        let render = |source: &str| Leaf::try_new(source).and_then(|leaf| leaf.render(&context));
+        assert_eq!(render("{{ count }}"), Ok(Json::from(25)));
+        assert_eq!(render(" {{ count * 2 }} "), Ok(Json::from(50)));
+        assert_eq!(render("{{ key }}"), Ok(serde_json::json!({"tenant_id": 7, "name": "a\"b"})));
+        assert_eq!(render("n={{ count }}"), Ok(Json::from("n=25")));
+        assert_eq!(render("{{ count }}{{ count }}"), Ok(Json::from("2525")));
+        assert!(render("{{ cuont }}").is_err(), "a misspelt name is an error");
+        assert!(render("{{ cuont }}!").is_err());
+    }
+
+    #[test]
+    fn variables_are_named_with_their_paths() {
+        let leaf = Leaf::try_new("{{ key.tenant_id }} {{ count }}").expect("compiles");
+        assert_eq!(leaf.variables(), ["count", "key.tenant_id"]);
+    }
+}

@@ -1,0 +1,15 @@
+//! The journal: what triggers write, how it is folded into counts, and how counts are made exact.
+//!
+//! ```text
+//!   definition ─▶ trigger ─▶ install        (what is put on the tables, and kept there)
+//!   fold                                    (journal ─▶ count, and which keys to evaluate)
+//!   recount                                 (the correction from one snapshot)
+//! ```
+
+pub mod definition;
+pub mod fold;
+pub mod install;
+pub mod recount;
+pub mod retire;
+pub mod script;
+pub mod trigger;

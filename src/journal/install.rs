@@ -1,0 +1,361 @@
+//! Puts watches into the database and keeps their triggers in place.
+//!
+//! Invariants. A recount may only trust a snapshot in which every relation of the watch has its
+//! triggers; therefore a marker is committed *before* a missing trigger is created, and a recount
+//! refuses while `sql/coverage.sql` finds anything. A new generation is put in place while no writer
+//! is between its statement and its commit (SHARE ROW EXCLUSIVE) and no fold is under way (the fold's
+//! lock): so rows of the old one are all in the journal, and nobody adds them up any more.
+//!
+//! No lock is waited for longer than `lock_timeout`: a queued lock would make every new writer wait.
+
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::definition::Definition;
+use super::trigger;
+use crate::db::locks::Lock;
+use crate::db::schema::Schema;
+use crate::error::Error;
+use crate::watch::{Source, Watch};
+
+/// How a watch stands in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// `items_listen.watch.id`.
+    pub id: i32,
+    /// The generation of its definition.
+    pub generation: i32,
+}
+
+/// The first pause after a lock that was not to be had, and the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Where a caller must not wait for ever, it gives up after so many tries (about a minute).
+const TRIES_MAX: u32 = 40;
+
+/// Installs a watch, or brings it up to date. Idempotent. The caller holds the install lock.
+///
+/// # Errors
+/// A table or column that does not exist, a condition that is not immutable, a missing privilege, or a
+/// lock that was not to be had: each with what to do.
+pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baseline: bool) -> Result<Installed, Error> {
+    let definition = match &watch.source {
+        Source::Table { relation, condition } => Some(Definition::of(client, relation, condition.as_deref(), &watch.key).await?),
+        Source::Notify { .. } => None,
+    };
+    let text = match (&watch.source, &definition) {
+        (_, Some(definition)) => definition.text(),
+        (Source::Notify { channel }, _) => format!("notify {channel} / {}", watch.key.join(", ")),
+        (Source::Table { .. }, None) => String::new(),
+    };
+    let known = find(client, schema, &watch.name).await?;
+    let installed = match known {
+        Some((installed, known_text)) if known_text == text => installed,
+        known => {
+            if let Some(definition) = &definition {
+                definition.prove_immutable(client).await?;
+            }
+            let before = known.map(|(installed, _)| installed.id);
+            new_generation(client, schema, watch, definition.as_ref(), &text, before).await?
+        }
+    };
+    adopt_policy(client, schema, watch, installed.id, baseline).await?;
+    if definition.is_some() {
+        complete(client, schema, installed.id).await?;
+    }
+    Ok(installed)
+}
+
+/// The installed watch of that name, and its definition.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn find(client: &Client, schema: &Schema, name: &str) -> Result<Option<(Installed, String)>, Error> {
+    let sql = schema.sql("SELECT id, generation, definition FROM items_listen.watch WHERE name = $1");
+    let row = client.query_opt(sql.as_str(), &[&name]).await?;
+    Ok(row.map(|row| (Installed { id: row.get(0), generation: row.get(1) }, row.get(2))))
+}
+
+/// Notes why a watch is degraded, or that it no longer is. A watch that could never be installed gets a
+/// row for that alone: whoever looks at the database is told.
+///
+/// # Errors
+/// The database cannot be reached.
+pub async fn record_error(client: &Client, schema: &Schema, watch: &Watch, error: Option<&str>) -> Result<(), Error> {
+    let relation = match &watch.source {
+        Source::Table { relation, .. } => Some(relation.quoted()),
+        Source::Notify { .. } => None,
+    };
+    let Some(error) = error else {
+        let clear =
+            schema.sql("UPDATE items_listen.watch SET error = NULL, error_at = NULL WHERE name = $1 AND error IS NOT NULL");
+        client.execute(clear.as_str(), &[&watch.name]).await?;
+        return Ok(());
+    };
+    let sql = schema.sql(
+        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, error, error_at)
+         VALUES (nextval('items_listen.watch_id')::int, $1, $2, $3, $4, '', nextval('items_listen.generation')::int, '', $5, clock_timestamp())
+         ON CONFLICT (name) DO UPDATE SET error = excluded.error, error_at = excluded.error_at
+             WHERE w.error IS DISTINCT FROM excluded.error",
+    );
+    client.execute(sql.as_str(), &[&watch.name, &watch.source.kind(), &relation, &watch.key, &error]).await?;
+    Ok(())
+}
+
+/// Puts a new definition in place, in one transaction.
+async fn new_generation(
+    client: &mut Client,
+    schema: &Schema,
+    watch: &Watch,
+    definition: Option<&Definition>,
+    text: &str,
+    before: Option<i32>,
+) -> Result<Installed, Error> {
+    let relation = match &watch.source {
+        Source::Table { relation, .. } => Some(relation.quoted()),
+        Source::Notify { .. } => None,
+    };
+    let mut patience = Patience::new(relation.as_deref().unwrap_or("the fold's lock"));
+    loop {
+        match try_new_generation(client, schema, watch, definition, text, before, relation.as_deref()).await {
+            Err(error) => patience.after(client, error).await?,
+            installed => return installed,
+        }
+    }
+}
+
+async fn try_new_generation(
+    client: &mut Client,
+    schema: &Schema,
+    watch: &Watch,
+    definition: Option<&Definition>,
+    text: &str,
+    before: Option<i32>,
+    relation: Option<&str>,
+) -> Result<Installed, Error> {
+    let events = definition.map(Definition::events).unwrap_or_default();
+    let transaction = client.transaction().await?;
+    // Without triggers there is no writer of an old generation whose end must be waited for.
+    if let (Some(relation), Some(_)) = (relation, before) {
+        transaction.batch_execute(&format!("LOCK TABLE {relation} IN SHARE ROW EXCLUSIVE MODE")).await?;
+    }
+    transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({})", Lock::Fold.sql(schema))).await?;
+    let upsert = schema.sql(
+        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events)
+             VALUES (coalesce($1::int, nextval('items_listen.watch_id')::int), $2, $3, $4, $5, $6,
+                     nextval('items_listen.generation')::int, '', $7)
+             ON CONFLICT (name) DO UPDATE SET source = excluded.source, relation = excluded.relation,
+                 key_columns = excluded.key_columns, definition = excluded.definition, generation = excluded.generation,
+                 events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events)), installed_at = clock_timestamp()
+             RETURNING id, generation",
+    );
+    let kind = watch.source.kind();
+    let row =
+        transaction.query_one(upsert.as_str(), &[&before, &watch.name, &kind, &relation, &watch.key, &text, &events]).await?;
+    let installed = Installed { id: row.get(0), generation: row.get(1) };
+    if let Some(definition) = definition {
+        transaction.batch_execute(&trigger::functions(schema, installed.id, installed.generation, definition)).await?;
+        let marker = schema.sql("INSERT INTO items_listen.marker (watch, reason) VALUES ($1, 'install')");
+        transaction.execute(marker.as_str(), &[&installed.id]).await?;
+        if watch.key.is_empty() {
+            // A whole table has a reading even when it has no rows: none left is what low stock is about.
+            let whole = schema.sql(
+                "INSERT INTO items_listen.count (watch, key, rows, dirty) VALUES ($1, '[]', 0, 1)
+                     ON CONFLICT (watch, key) DO UPDATE SET dirty = greatest(items_listen.count.dirty, 1)",
+            );
+            transaction.execute(whole.as_str(), &[&installed.id]).await?;
+        }
+    }
+    transaction.commit().await?;
+    tracing::info!(watch = watch.name, generation = installed.generation, "definition installed");
+    Ok(installed)
+}
+
+/// Takes this configuration's policy over: all keys are evaluated anew, since a changed threshold is a
+/// change like any other. With `baseline`, what is beyond its threshold counts as already said.
+///
+/// # Errors
+/// The database cannot be reached, or the fold's lock was not to be had.
+pub async fn adopt_policy(client: &mut Client, schema: &Schema, watch: &Watch, id: i32, baseline: bool) -> Result<(), Error> {
+    let policy = watch.policy_hash();
+    let current = schema.sql("SELECT policy FROM items_listen.watch WHERE id = $1");
+    if client.query_one(current.as_str(), &[&id]).await?.get::<_, String>(0) == policy && !baseline {
+        return Ok(());
+    }
+    let mut patience = Patience::new("the fold's lock");
+    loop {
+        match try_adopt(client, schema, id, &policy, baseline).await {
+            Err(error) => patience.after(client, error).await?,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+async fn try_adopt(client: &mut Client, schema: &Schema, id: i32, policy: &str, baseline: bool) -> Result<(), Error> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({})", Lock::Fold.sql(schema))).await?;
+    let dirty = schema.sql("UPDATE items_listen.count SET dirty = 2 WHERE watch = $1 AND dirty < 2");
+    transaction.execute(dirty.as_str(), &[&id]).await?;
+    let adopt = schema.sql("UPDATE items_listen.watch SET policy = $2, baseline = baseline OR $3 WHERE id = $1");
+    transaction.execute(adopt.as_str(), &[&id, &policy, &baseline]).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Creates what is missing on the relations of a watch, and takes away what strays.
+///
+/// # Errors
+/// A lock that was not to be had, or a missing privilege.
+pub async fn complete(client: &mut Client, schema: &Schema, id: i32) -> Result<(), Error> {
+    let findings = findings(client, schema, id).await?;
+    if findings.iter().all(|finding| finding.kind == "gone") {
+        return Ok(());
+    }
+    // First the marker, then the triggers: see the invariants above.
+    let marker = schema.sql("INSERT INTO items_listen.marker (watch, reason) VALUES ($1, 'coverage')");
+    client.execute(marker.as_str(), &[&id]).await?;
+    for finding in &findings {
+        let (Some(relation), Some(event)) = (&finding.relation, &finding.event) else { continue };
+        let name = trigger::name(schema, id, event);
+        let statement = match finding.kind.as_str() {
+            "missing" => trigger::create(schema, id, event, relation),
+            "disabled" => format!("ALTER TABLE {relation} ENABLE TRIGGER {name}"),
+            "stray" => format!("DROP TRIGGER IF EXISTS {name} ON {relation}"),
+            _ => continue,
+        };
+        // One table per transaction, and each its own statement.
+        with_retries(client, relation, &statement).await?;
+    }
+    let covered = schema.sql(
+        "WITH RECURSIVE tree (relid) AS (
+             SELECT to_regclass(relation)::oid FROM items_listen.watch WHERE id = $1
+             UNION
+             SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid WHERE NOT i.inhdetachpending)
+         UPDATE items_listen.watch SET covered = (SELECT array_agg(relid ORDER BY relid) FROM tree) WHERE id = $1",
+    );
+    client.execute(covered.as_str(), &[&id]).await?;
+    tracing::info!(watch_id = id, changes = findings.len(), "triggers completed");
+    Ok(())
+}
+
+/// One thing that `sql/coverage.sql` found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// `gone`, `missing`, `disabled`, `stray` or `changed`.
+    pub kind: String,
+    /// The relation, quoted.
+    pub relation: Option<String>,
+    /// `insert`, `delete`, `update` or `truncate`.
+    pub event: Option<String>,
+}
+
+/// What is not as it should be with the triggers of a watch.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn findings(client: &Client, schema: &Schema, id: i32) -> Result<Vec<Finding>, Error> {
+    let sql = schema.sql(&format!(
+        "SELECT finding, relid::regclass::text, event FROM ({}) AS c WHERE watch = $1 ORDER BY 2, 3",
+        coverage(schema)
+    ));
+    let rows = client.query(sql.as_str(), &[&id]).await?;
+    Ok(rows.iter().map(|row| Finding { kind: row.get(0), relation: row.get(1), event: row.get(2) }).collect())
+}
+
+/// `sql/coverage.sql` for this schema, whose name is part of the triggers' names.
+pub fn coverage(schema: &Schema) -> String {
+    schema.sql(&include_str!("../../sql/coverage.sql").replace("'items_listen_%s_%s'", &format!("'{}_%s_%s'", schema.name())))
+}
+
+/// Runs one statement of DDL until it gets its locks.
+///
+/// # Errors
+/// A lock that was not to be had, or what the database says.
+pub async fn with_retries(client: &Client, relation: &str, statement: &str) -> Result<(), Error> {
+    let mut patience = Patience::new(relation);
+    loop {
+        match client.batch_execute(statement).await.map_err(Error::from) {
+            Err(error) => patience.after(client, error).await?,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// Lets DDL that met a lock be tried again, with a growing pause, and names who is in the way.
+struct Patience<'a> {
+    what: &'a str,
+    tries: u32,
+    pause: Duration,
+}
+
+impl<'a> Patience<'a> {
+    fn new(what: &'a str) -> Patience<'a> {
+        Patience { what, tries: 0, pause: PAUSE_FIRST }
+    }
+
+    /// Waits after an error that is only a lock not had in time.
+    async fn after(&mut self, client: &Client, error: Error) -> Result<(), Error> {
+        if !is_lock_timeout(&error) {
+            return Err(error);
+        }
+        self.tries += 1;
+        let blocker = blocker(client, self.what).await;
+        if self.tries == TRIES_MAX {
+            return Err(Error::Failed(format!("no lock on {} after {TRIES_MAX} tries: {error}{blocker}", self.what)));
+        }
+        if self.tries == 3 {
+            tracing::warn!(relation = self.what, "waiting for a lock without queueing{blocker}");
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Ok(())
+    }
+}
+
+fn is_lock_timeout(error: &Error) -> bool {
+    [SqlState::LOCK_NOT_AVAILABLE.code(), SqlState::T_R_DEADLOCK_DETECTED.code()].map(Some).contains(&error.sqlstate())
+}
+
+async fn blocker(client: &Client, relation: &str) -> String {
+    let sql = "SELECT l.pid, coalesce(a.state, ''), left(regexp_replace(coalesce(a.query, ''), '\\s+', ' ', 'g'), 80)
+               FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+               WHERE l.relation = to_regclass($1) AND l.granted AND l.pid <> pg_backend_pid()
+                 AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+               ORDER BY a.xact_start LIMIT 1";
+    match client.query_opt(sql, &[&relation]).await {
+        Ok(Some(row)) => {
+            let (pid, state, query): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
+            format!("; in the way is pid {pid} ({state}): {query}")
+        }
+        _ => String::new(),
+    }
+}
+
+/// Refuses where a `FOR ALL TABLES` publication would carry our tables to a subscriber whose apply
+/// worker dies of them.
+///
+/// # Errors
+/// The publication's name and what to do.
+pub async fn check_publications(client: &Client, schema: &Schema, allow: bool) -> Result<(), Error> {
+    let names: Option<String> =
+        client.query_one("SELECT string_agg(pubname::text, ', ') FROM pg_publication WHERE puballtables", &[]).await?.get(0);
+    let Some(names) = names else { return Ok(()) };
+    let installed: bool =
+        client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&format!("{}.cluster", schema.name())]).await?.get(0);
+    if installed {
+        let told = schema.sql("SELECT allow_publication FROM items_listen.cluster");
+        if client.query_one(told.as_str(), &[]).await?.get(0) {
+            return Ok(());
+        }
+    }
+    if allow {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "the publication {names} is FOR ALL TABLES and would carry the tables of {} to its subscribers, which do not have them: their \
+         replication would stop. Give the publication a list of tables, or say install --allow-publication if the subscribers are prepared",
+        schema.name()
+    )))
+}

@@ -1,0 +1,108 @@
+//! A recount: one statement that corrects a watch from one snapshot, while writers and folds go on.
+//!
+//! Invariants. `count` plus `journal` is the same in every snapshot but for what writers commit, since a
+//! fold moves rows atomically; so `truth(S) − count(S) − journal(S)`, appended to the journal, makes the
+//! sum equal to the truth, whatever is committed meanwhile. Two recounts of one watch would correct
+//! twice: hence the session lock, taken before the snapshot. TRUNCATE is not MVCC-safe: hence ACCESS
+//! SHARE on the table before the snapshot, and since whoever wants a stronger lock would wait for us, a
+//! second session watches for that and cancels the recount.
+
+use std::time::Duration;
+
+use tokio_postgres::{CancelToken, Client};
+
+use super::definition::Definition;
+use super::trigger;
+use crate::db::locks::Lock;
+use crate::db::schema::Schema;
+use crate::db::session::{Connector, Purpose};
+use crate::error::Error;
+use crate::watch::{Source, Watch};
+
+/// How often somebody who waits for a stronger lock is looked for.
+const GUARD_BEAT: Duration = Duration::from_millis(100);
+/// How long somebody may wait for us before we give way.
+const GUARD_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How a recount ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The watch is exact: so many keys were corrected.
+    Done {
+        /// Keys whose count was wrong.
+        corrected: u64,
+    },
+    /// Somebody else is recounting it.
+    Busy,
+    /// The triggers are not all in place: nothing can be promised yet.
+    Uncovered,
+}
+
+/// Recounts one table watch.
+///
+/// # Errors
+/// A table that is gone, an expression that fails, a missing privilege; or somebody needed the table.
+pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Result<Outcome, Error> {
+    let Source::Table { relation, condition } = &watch.source else { return Ok(Outcome::Done { corrected: 0 }) };
+    let client = connector.session(Purpose::Recount).await?;
+    let Some((installed, text)) = super::install::find(&client, schema, &watch.name).await? else {
+        return Err(Error::Failed(format!("the watch {} is not installed; run items-listen install", watch.name)));
+    };
+    let definition = Definition::of(&client, relation, condition.as_deref(), &watch.key).await?;
+    if definition.text() != text {
+        return Ok(Outcome::Uncovered);
+    }
+    let lock = format!("SELECT pg_try_advisory_lock({})", Lock::Recount(installed.id).sql(schema));
+    if !client.query_one(lock.as_str(), &[]).await?.get::<_, bool>(0) {
+        return Ok(Outcome::Busy);
+    }
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    let guard = tokio::spawn(guard(connector.clone(), definition.relation.clone(), pid, client.cancel_token()));
+    // The session ends with this function, and with it the lock.
+    let outcome = correct(&client, schema, installed.id, installed.generation, &definition).await;
+    guard.abort();
+    outcome
+}
+
+async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, definition: &Definition) -> Result<Outcome, Error> {
+    client
+        .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE {} IN ACCESS SHARE MODE", definition.relation))
+        .await?;
+    let uncovered = format!(
+        "SELECT EXISTS (SELECT FROM ({}) AS c WHERE watch = $1)
+             OR NOT EXISTS (SELECT FROM {}.watch WHERE id = $1 AND generation = $2)",
+        super::install::coverage(schema),
+        schema.name()
+    );
+    if client.query_one(uncovered.as_str(), &[&id, &generation]).await?.get(0) {
+        client.batch_execute("ROLLBACK").await?;
+        return Ok(Outcome::Uncovered);
+    }
+    let corrected = client.execute(trigger::recount(schema, id, generation, definition).as_str(), &[]).await?;
+    // In this snapshot: a marker that came later stays, and causes another recount.
+    let seen = schema.sql("DELETE FROM items_listen.marker WHERE watch = $1");
+    client.execute(seen.as_str(), &[&id]).await?;
+    client.batch_execute(&format!("NOTIFY {}; COMMIT", schema.name())).await?;
+    Ok(Outcome::Done { corrected })
+}
+
+/// Cancels the recount when somebody has waited for a stronger lock on the table for too long.
+async fn guard(connector: Connector, relation: String, pid: i32, cancel: CancelToken) -> Result<(), Error> {
+    let client = connector.session(Purpose::Work).await?;
+    let waiting = "SELECT l.pid FROM pg_locks l
+                   WHERE NOT l.granted AND l.relation IN (
+                       SELECT relation FROM pg_locks WHERE pid = $1 AND granted AND locktype = 'relation')
+                     AND l.waitstart < clock_timestamp() - make_interval(secs => $2) LIMIT 1";
+    let patience = GUARD_PATIENCE.as_secs_f64();
+    loop {
+        tokio::time::sleep(GUARD_BEAT).await;
+        if let Some(row) = client.query_opt(waiting, &[&pid, &patience]).await? {
+            let waiter: i32 = row.get(0);
+            tracing::info!(relation, waiter, "the recount gives way to a session that waits for the table");
+            // The recount sees "canceling statement due to user request", and is tried again later.
+            if let Err(error) = cancel.cancel_query(connector.parts().1).await {
+                tracing::debug!(%error, "cancel");
+            }
+        }
+    }
+}

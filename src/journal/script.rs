@@ -1,0 +1,160 @@
+//! `install --print`: one script that a DBA can read, run, and run again.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use tokio_postgres::Client;
+
+use super::definition::Definition;
+use super::{install, trigger};
+use crate::db::schema::Schema;
+use crate::db::{literal, migrate};
+use crate::error::Error;
+use crate::watch::{Source, Watch};
+
+/// The script for these watches, as they are to be in this database.
+///
+/// # Errors
+/// A table or column that does not exist.
+pub async fn script(client: &Client, schema: &Schema, watches: &[Arc<Watch>], allow_publication: bool) -> Result<String, Error> {
+    let installed = migrate::version(client, schema).await?.is_some();
+    let mut script = format!(
+        "-- items-listen {}: schema and triggers. Run it as the role that is to own them; it may be run again.\n\
+         -- No lock is waited for longer than this: where one is not to be had, run it again later.\n\
+         SET lock_timeout = '100ms';\n\n{}\n",
+        env!("CARGO_PKG_VERSION"),
+        migrate::script(schema)?
+    );
+    if allow_publication {
+        script.push_str(&schema.sql("UPDATE items_listen.cluster SET allow_publication = true;\n"));
+    }
+    let mut ids = Ids::of(client, schema, installed).await?;
+    for watch in watches {
+        let found = if installed { install::find(client, schema, &watch.name).await? } else { None };
+        one(client, schema, watch, found, &mut ids, &mut script).await?;
+    }
+    writeln!(
+        script,
+        "{}",
+        schema.sql(&format!(
+            "SELECT setval('items_listen.watch_id', greatest({}, (SELECT last_value FROM items_listen.watch_id)));\n\
+         SELECT setval('items_listen.generation', greatest({}, (SELECT last_value FROM items_listen.generation)));",
+            ids.watch, ids.generation
+        ))
+    )
+    .map_err(|error| Error::Failed(error.to_string()))?;
+    Ok(script)
+}
+
+/// The numbers that are free.
+struct Ids {
+    watch: i32,
+    generation: i32,
+}
+
+impl Ids {
+    async fn of(client: &Client, schema: &Schema, installed: bool) -> Result<Ids, Error> {
+        if !installed {
+            return Ok(Ids { watch: 0, generation: 0 });
+        }
+        let sql = schema.sql(
+            "SELECT (SELECT last_value FROM items_listen.watch_id)::int, (SELECT last_value FROM items_listen.generation)::int",
+        );
+        let row = client.query_one(sql.as_str(), &[]).await?;
+        Ok(Ids { watch: row.get(0), generation: row.get(1) })
+    }
+}
+
+async fn one(
+    client: &Client,
+    schema: &Schema,
+    watch: &Watch,
+    found: Option<(install::Installed, String)>,
+    ids: &mut Ids,
+    script: &mut String,
+) -> Result<(), Error> {
+    let (definition, relation, text) = match &watch.source {
+        Source::Table { relation, condition } => {
+            let definition = Definition::of(client, relation, condition.as_deref(), &watch.key).await?;
+            let text = definition.text();
+            (Some(definition), Some(relation.quoted()), text)
+        }
+        Source::Notify { channel } => (None, None, format!("notify {channel} / {}", watch.key.join(", "))),
+    };
+    let same = found.as_ref().is_some_and(|(_, known)| *known == text);
+    let (id, generation) = match found {
+        Some((installed, _)) if same => (installed.id, installed.generation),
+        Some((installed, _)) => {
+            ids.generation += 1;
+            (installed.id, ids.generation)
+        }
+        None => {
+            ids.watch += 1;
+            ids.generation += 1;
+            (ids.watch, ids.generation)
+        }
+    };
+    let name = literal(&watch.name);
+    let events = definition.as_ref().map(Definition::events).unwrap_or_default();
+    let array =
+        |items: &[String]| format!("ARRAY[{}]::text[]", items.iter().map(|item| literal(item)).collect::<Vec<_>>().join(", "));
+    let relation_literal = relation.as_deref().map_or("NULL".to_owned(), literal);
+    let mut body = String::new();
+    if let Some(relation) = relation.as_deref().filter(|_| !same) {
+        // So that no writer is between a statement of the old definition and its commit.
+        body.push_str(&format!("LOCK TABLE {relation} IN SHARE ROW EXCLUSIVE MODE;\n"));
+    }
+    let fold = crate::db::locks::Lock::Fold.sql(schema);
+    body.push_str(&format!("SELECT pg_advisory_xact_lock({fold});\n"));
+    body.push_str(&schema.sql(&format!(
+        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events)\n\
+         VALUES ({id}, {name}, {kind}, {relation_literal}, {keys}, {text}, {generation}, '', {events})\n\
+         ON CONFLICT (name) DO UPDATE SET source = excluded.source, relation = excluded.relation, key_columns = excluded.key_columns,\n\
+             definition = excluded.definition, generation = excluded.generation, events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events))\n\
+             WHERE w.definition <> excluded.definition;\n",
+        kind = literal(watch.source.kind()),
+        keys = array(&watch.key),
+        text = literal(&text),
+        events = array(&events),
+    )));
+    if let Some(definition) = &definition {
+        body.push_str(&trigger::functions(schema, id, generation, definition));
+        body.push_str(&schema.sql(&format!("INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'install');\n")));
+        if watch.key.is_empty() {
+            body.push_str(&schema.sql(&format!(
+                "INSERT INTO items_listen.count (watch, key, rows, dirty) VALUES ({id}, '[]', 0, 1) ON CONFLICT (watch, key) DO NOTHING;\n"
+            )));
+        }
+    }
+    script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", watch.name.replace('\n', " ")));
+    if let (Some(_), Some(relation)) = (definition, relation) {
+        script.push_str(&triggers(schema, id, &relation, &events));
+    }
+    Ok(())
+}
+
+/// The triggers on the relation and each of its partitions, where they are absent.
+fn triggers(schema: &Schema, id: i32, relation: &str, events: &[String]) -> String {
+    let mut sql = String::new();
+    let tree = format!(
+        "WITH RECURSIVE tree (relid) AS (SELECT {}::regclass::oid UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid \
+         WHERE NOT i.inhdetachpending)",
+        literal(relation)
+    );
+    for event in events {
+        let name = trigger::name(schema, id, event);
+        let create = trigger::create(schema, id, event, "%s");
+        sql.push_str(&format!(
+            "DO $triggers$ DECLARE r regclass; BEGIN\n\
+             FOR r IN {tree} SELECT relid FROM tree LOOP\n\
+             IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = r AND tgname = '{name}') THEN EXECUTE format({create}, r); END IF;\n\
+             END LOOP; END $triggers$;\n",
+            create = literal(&create),
+        ));
+    }
+    sql.push_str(&schema.sql(&format!(
+        "BEGIN;\nINSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'coverage');\n\
+         {tree}\nUPDATE items_listen.watch SET covered = (SELECT array_agg(relid ORDER BY relid) FROM tree) WHERE id = {id};\nCOMMIT;\n"
+    )));
+    sql
+}

@@ -1,0 +1,20 @@
+//! items-listen
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod db;
+pub mod dispatch;
+pub mod engine;
+pub mod error;
+pub mod evaluate;
+pub mod event;
+pub mod http;
+pub mod journal;
+pub mod logging;
+pub mod outbox;
+pub mod pusher;
+pub mod retry;
+pub mod severity;
+pub mod source;
+pub mod status;
+pub mod watch;

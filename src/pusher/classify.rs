@@ -1,0 +1,181 @@
+//! What an answer, or the lack of one, means: one function, one closed set of reasons, shared by
+//! retry, log, metric and database.
+//!
+//! Pure. The table is section 6 of the design, the evidence `facts/pusher-http.md`, sections 3 and 8.
+
+use std::time::Duration;
+
+/// Why an attempt did not deliver. The names are stored in `items_listen.delivery.reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No connection, or it broke.
+    Network,
+    /// No answer in time; also 408.
+    Timeout,
+    /// 429.
+    RateLimited,
+    /// 5xx.
+    Server,
+    /// 400, 422 and 413: this one event is not acceptable.
+    Rejected,
+    /// 401 and 403.
+    Auth,
+    /// 404: no such application.
+    UnknownApp,
+    /// 3xx, 405, 415, any other 4xx, and what is no HTTP status at all: not the endpoint that was meant.
+    Protocol,
+    /// Too old to be tried again: `give_up_after`.
+    Expired,
+    /// The name of a channel or event cannot be sent.
+    Unsendable,
+}
+
+impl Reason {
+    /// The name in the database, in logs and in `--json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Network => "network",
+            Reason::Timeout => "timeout",
+            Reason::RateLimited => "rate_limited",
+            Reason::Server => "server",
+            Reason::Rejected => "rejected",
+            Reason::Auth => "auth",
+            Reason::UnknownApp => "unknown_app",
+            Reason::Protocol => "protocol",
+            Reason::Expired => "expired",
+            Reason::Unsendable => "unsendable",
+        }
+    }
+}
+
+/// What came back from one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// An HTTP answer: its status, the beginning of its body, its Retry-After.
+    Http {
+        /// The status line's code.
+        status: u16,
+        /// The body, up to the limit to which it is read.
+        body: String,
+        /// Retry-After, if it was given and understood.
+        retry_after: Option<Duration>,
+    },
+    /// The connection could not be made, or broke.
+    NoConnection(String),
+    /// The time was over.
+    TimedOut,
+}
+
+/// What is to be done after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was accepted.
+    Delivered,
+    /// It is tried again, not before the given time.
+    Retry(Reason, Option<Duration>),
+    /// This event can never be accepted.
+    Dead(Reason),
+    /// The endpoint refuses everything: keep all, and probe.
+    Pause(Reason),
+}
+
+/// A body is looked at for an error code only if it begins like an object.
+#[derive(serde::Deserialize)]
+struct ErrorBody {
+    #[serde(rename = "error")]
+    _error: serde::de::IgnoredAny,
+    code: u16,
+}
+
+/// The status that counts: a 2xx whose JSON body carries `error` and a `code` of 400 or more is that
+/// code. Soketi answers so, and a publisher that trusts the status alone loses events there.
+pub fn effective_status(status: u16, body: &str) -> u16 {
+    if !(200..300).contains(&status) {
+        return status;
+    }
+    match serde_json::from_str::<ErrorBody>(body) {
+        Ok(error) if error.code >= 400 => error.code,
+        _ => status,
+    }
+}
+
+/// Classifies every outcome of a request.
+pub fn classify(answer: &Answer) -> Verdict {
+    let (status, retry_after) = match answer {
+        Answer::NoConnection(_) => return Verdict::Retry(Reason::Network, None),
+        Answer::TimedOut => return Verdict::Retry(Reason::Timeout, None),
+        Answer::Http { status, body, retry_after } => (effective_status(*status, body), *retry_after),
+    };
+    match status {
+        200..=299 => Verdict::Delivered,
+        408 => Verdict::Retry(Reason::Timeout, retry_after),
+        429 => Verdict::Retry(Reason::RateLimited, retry_after),
+        500..=599 => Verdict::Retry(Reason::Server, retry_after),
+        400 | 413 | 422 => Verdict::Dead(Reason::Rejected),
+        401 | 403 => Verdict::Pause(Reason::Auth),
+        404 => Verdict::Pause(Reason::UnknownApp),
+        _ => Verdict::Pause(Reason::Protocol),
+    }
+}
+
+/// A Retry-After header: seconds, or an HTTP date counted from `now` (unix seconds).
+pub fn retry_after(value: &str, now: i64) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(value).ok()?;
+    Some(Duration::from_secs(u64::try_from(date.timestamp().as_second() - now).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(status: u16, body: &str) -> Verdict {
+        classify(&Answer::Http { status, body: body.into(), retry_after: None })
+    }
+
+    #[test]
+    fn every_status_has_the_verdict_of_the_design() {
+        for status in [200, 201, 202, 204] {
+            assert_eq!(http(status, "{}"), Verdict::Delivered);
+        }
+        assert_eq!(http(408, ""), Verdict::Retry(Reason::Timeout, None));
+        assert_eq!(http(429, ""), Verdict::Retry(Reason::RateLimited, None));
+        for status in [500, 502, 503, 504, 599] {
+            assert_eq!(http(status, ""), Verdict::Retry(Reason::Server, None));
+        }
+        for status in [400, 413, 422] {
+            assert_eq!(http(status, ""), Verdict::Dead(Reason::Rejected));
+        }
+        assert_eq!(http(401, ""), Verdict::Pause(Reason::Auth));
+        assert_eq!(http(403, ""), Verdict::Pause(Reason::Auth));
+        assert_eq!(http(404, ""), Verdict::Pause(Reason::UnknownApp));
+        for status in [100, 301, 302, 307, 402, 405, 415, 418, 600, 0] {
+            assert_eq!(http(status, ""), Verdict::Pause(Reason::Protocol), "{status}");
+        }
+        assert_eq!(classify(&Answer::TimedOut), Verdict::Retry(Reason::Timeout, None));
+        assert_eq!(classify(&Answer::NoConnection("refused".into())), Verdict::Retry(Reason::Network, None));
+    }
+
+    #[test]
+    fn soketi_says_the_status_in_the_body() {
+        assert_eq!(http(200, r#"{"error":"bad","code":401}"#), Verdict::Pause(Reason::Auth));
+        assert_eq!(http(200, r#"{"error":"bad","code":413}"#), Verdict::Dead(Reason::Rejected));
+        for body in
+            ["", "{}", r#"{"ok":true}"#, r#"{"batch":{}}"#, r#"{"code":401}"#, r#"{"error":"x","code":"401"}"#, "[1]", "nonsense"]
+        {
+            assert_eq!(http(200, body), Verdict::Delivered, "{body}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(retry_after("120", 0), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 1_445_412_470), Some(Duration::from_secs(10)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 1_445_500_000), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", 0), None);
+        assert_eq!(retry_after("-5", 0), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! One signed request to a Pusher-compatible HTTP API, and what came back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+
+use super::classify::{Answer, retry_after};
+use super::sign;
+use crate::config::Pusher;
+use crate::error::Error;
+
+/// Nothing that an endpoint answers is worth reading further; an endless body must not be.
+const ANSWER_BYTES_MAX: usize = 4_096;
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+const LIBRARY: &str = concat!("items-listen ", env!("CARGO_PKG_VERSION"));
+
+/// A client for one application on one server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    pusher: Arc<Pusher>,
+    base: String,
+    signed_prefix: String,
+}
+
+impl Client {
+    /// Makes a client whose requests, from connecting to the end of the answer, take no longer than `timeout`.
+    ///
+    /// # Errors
+    /// TLS that cannot be set up.
+    pub fn new(pusher: &Pusher, timeout: Duration) -> Result<Client, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Failed(format!("HTTP client: {error}"));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            // A signed request is for the host that it was signed for.
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(timeout)
+            .connect_timeout(timeout.min(CONNECT_TIMEOUT_MAX))
+            .user_agent(concat!("items-listen/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| failed(&error))?;
+        let prefix = pusher.url.path().trim_end_matches('/').to_owned();
+        let mut origin = pusher.url.clone();
+        origin.set_path("");
+        Ok(Client {
+            http,
+            base: format!("{}{prefix}", origin.as_str().trim_end_matches('/')),
+            signed_prefix: if pusher.sign_path { prefix } else { String::new() },
+            pusher: Arc::new(pusher.clone()),
+        })
+    }
+
+    /// Publishes: `POST /apps/{app_id}/{resource}`, signed for this moment.
+    pub async fn post(&self, resource: &str, body: String) -> Answer {
+        let path = format!("/apps/{}/{resource}", self.pusher.app_id);
+        let key = sign::idempotency_key(body.as_bytes());
+        let url = self.url("POST", &path, &[], body.as_bytes());
+        let request = self
+            .http
+            .post(url)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header("X-Pusher-Library", LIBRARY)
+            .header("X-Idempotency-Key", key)
+            .body(body);
+        answer(request).await
+    }
+
+    /// Asks: `GET /apps/{app_id}/{resource}`.
+    pub async fn get(&self, resource: &str, query: &[(&str, &str)]) -> Answer {
+        let path = format!("/apps/{}/{resource}", self.pusher.app_id);
+        let url = self.url("GET", &path, query, b"");
+        answer(self.http.get(url).header("X-Pusher-Library", LIBRARY)).await
+    }
+
+    fn url(&self, method: &str, path: &str, query: &[(&str, &str)], body: &[u8]) -> String {
+        let signed = format!("{}{path}", self.signed_prefix);
+        let now = Timestamp::now().as_second();
+        let query = sign::signed_query(method, &signed, &self.pusher.key, self.pusher.secret.expose(), query, body, now);
+        format!("{}{path}?{query}", self.base)
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> Answer {
+    let mut response = match request.send().await {
+        Ok(response) => response,
+        Err(error) => return failure(error),
+    };
+    let status = response.status().as_u16();
+    let now = Timestamp::now().as_second();
+    let after =
+        response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|value| retry_after(value, now));
+    let mut body = Vec::new();
+    while body.len() < ANSWER_BYTES_MAX {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_MAX - body.len())]),
+            Ok(None) => break,
+            // The status stands even where the body breaks off, unless the body might have overruled it.
+            Err(error) if (200..300).contains(&status) && !body.is_empty() => return failure(error),
+            Err(_) => break,
+        }
+    }
+    Answer::Http { status, body: String::from_utf8_lossy(&body).into_owned(), retry_after: after }
+}
+
+fn failure(error: reqwest::Error) -> Answer {
+    if error.is_timeout() {
+        return Answer::TimedOut;
+    }
+    // Its URL holds the signature.
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    Answer::NoConnection(text)
+}

@@ -1,0 +1,105 @@
+//! The slow beat: one statement on the LISTEN session, which is its heartbeat as well.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::db::schema::Schema;
+use crate::dispatch::lock;
+use crate::error::Error;
+use crate::journal::fold::Snapshot;
+use crate::journal::install;
+
+/// What one beat found.
+#[derive(Clone, Debug, Default)]
+pub struct Beat {
+    /// The journal has rows that were not folded, keys are dirty, or a deadline is due.
+    pub work: bool,
+    /// When time alone will have something to say.
+    pub next_deadline: Option<Duration>,
+    /// Watches that wait to be counted anew.
+    pub marked: Vec<i32>,
+    /// Watches whose triggers are not as they should be.
+    pub uncovered: Vec<i32>,
+    /// Endpoints with something due.
+    pub due: Vec<String>,
+    /// Some endpoint is paused.
+    pub any_paused: bool,
+    /// This session still listens.
+    pub listening: bool,
+    /// How full the server's notification queue is, from 0 to 1.
+    pub queue_usage: f64,
+    /// Generation and policy of each installed watch.
+    pub installed: HashMap<i32, (i32, String)>,
+    /// The database is the one that the outbox was written in.
+    pub same_cluster: bool,
+}
+
+/// What the beat tells the database about this process.
+#[derive(Clone, Debug)]
+pub struct Telling {
+    /// The last complete fold.
+    pub snapshot: Snapshot,
+    /// `/readyz` says yes.
+    pub ready: bool,
+    /// The doorbell's state.
+    pub doorbell: &'static str,
+}
+
+/// Beats until the session is lost.
+///
+/// # Errors
+/// Why it is lost: an error, or silence for three beats.
+pub async fn beat(
+    client: Arc<Client>,
+    schema: Schema,
+    instance: Uuid,
+    endpoints: Vec<String>,
+    every: Duration,
+    telling: Arc<Mutex<Telling>>,
+    found: watch::Sender<Beat>,
+) -> Result<(), Error> {
+    let sql =
+        include_str!("../../sql/poll.sql").replace("{coverage}", &install::coverage(&schema)).replace("{channel}", schema.name());
+    let patience = (every * 3).max(Duration::from_secs(3));
+    let silent = || Error::Unavailable(format!("the database has been silent for {patience:?}"));
+    let statement = tokio::time::timeout(patience, client.prepare(&schema.sql(&sql))).await.map_err(|_| silent())??;
+    loop {
+        let Telling { snapshot, ready, doorbell } = lock(&telling).clone();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&snapshot.xmax, &snapshot.xip, &endpoints, &instance, &ready, &doorbell];
+        let row = tokio::time::timeout(patience, client.query_one(&statement, &parameters)).await.map_err(|_| silent())??;
+        if found.send(read(&row)).is_err() {
+            return Ok(());
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+fn read(row: &tokio_postgres::Row) -> Beat {
+    let flag = |name: &str| row.get::<_, Option<bool>>(name).unwrap_or(false);
+    let installed: Vec<String> = row.get::<_, Option<_>>("installed").unwrap_or_default();
+    let one = |text: &String| {
+        let mut parts = text.splitn(3, ' ');
+        let (id, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some((id, (generation, parts.next().unwrap_or_default().to_owned())))
+    };
+    Beat {
+        work: flag("journal_waits") || flag("dirty") || flag("deadline_due"),
+        next_deadline: row
+            .get::<_, Option<f64>>("next_deadline_seconds")
+            .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)),
+        marked: row.get::<_, Option<_>>("marked").unwrap_or_default(),
+        uncovered: row.get::<_, Option<_>>("uncovered").unwrap_or_default(),
+        due: row.get::<_, Option<_>>("due").unwrap_or_default(),
+        any_paused: flag("any_paused"),
+        listening: flag("listening"),
+        queue_usage: row.get("queue_usage"),
+        installed: installed.iter().filter_map(one).collect(),
+        same_cluster: flag("same_cluster"),
+    }
+}
