@@ -6,7 +6,7 @@
 -- {…} is filled in by the program: the watch's id and generation, and its relation, condition and key.
 WITH truth AS (
     SELECT key, count(*) AS rows
-    FROM (SELECT {key} AS key FROM (SELECT {parts} AS key FROM {relation} AS watched WHERE {where}) AS keyed) AS r
+    FROM (SELECT {key} AS key FROM (SELECT {parts} AS key FROM {relation} AS watched WHERE {where}) AS r) AS keyed
     GROUP BY key
 ),
 known AS (

@@ -24,7 +24,7 @@ use crate::error::Error;
 
 /// Watches counts in PostgreSQL and publishes threshold alerts to Pusher-compatible endpoints.
 #[derive(Debug, Parser)]
-#[command(name = "items-listen", version, about, args_conflicts_with_subcommands = true)]
+#[command(name = "items-listen", version, about)]
 struct Cli {
     #[command(flatten)]
     location: LocationArgs,
@@ -152,6 +152,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.trigger.trigger.is_some() && cli.command.is_some() {
+        use clap::CommandFactory as _;
+        Cli::command().error(clap::error::ErrorKind::ArgumentConflict, "--trigger is a command of its own; leave the other out").exit();
+    }
     crate::logging::init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,

@@ -306,6 +306,7 @@ impl Pipeline<'_> {
             crate::status::say_watches(&client, &self.daemon.schema, &served).await?;
             if self.daemon.health.set_ready() {
                 tracing::info!(watches = served.len(), "ready");
+                let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             }
         }
         Ok(())

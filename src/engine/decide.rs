@@ -94,17 +94,13 @@ pub fn folded(served: &Served, row: &Row, now: Timestamp, silent: bool, into: &m
     let reading = Reading { count, threshold, gone: false, rejudged: was_dirty == DIRTY_REJUDGED };
     let (next, change) = step(&state, reading, &watch.policy, now);
 
+    let keyed = !watch.key.is_empty();
+    let nothing_open = next.severity == Severity::Info && next.deadline.is_none();
+    if keyed && count == 0 && nothing_open && !watch.policy.scale.compare.is_low() {
+        into.empty.push((served.id, key.to_owned()));
+    }
     let publishes_readings = watch.rules.iter().any(|rule| rule.on.reading());
     if next == state && change.is_none() && !publishes_readings {
-        let keyed = !watch.key.is_empty();
-        if keyed
-            && count == 0
-            && next.severity == Severity::Info
-            && next.deadline.is_none()
-            && !watch.policy.scale.compare.is_low()
-        {
-            into.empty.push((served.id, key.to_owned()));
-        }
         return;
     }
     let key = parsed.unwrap_or_else(|| watch.key_from_text(key));

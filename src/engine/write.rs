@@ -88,8 +88,9 @@ impl Writer {
         now: Timestamp,
     ) -> Result<(), Error> {
         let told = self.tell(client, served, &evaluated, now).await?;
+        let messages = told.iter().filter_map(|told| Some((told.event.alert?, told.event.message.clone()?))).collect();
         let parcels = self.store_told(client, told).await?;
-        self.store_episodes(client, served, &evaluated.decisions, now).await?;
+        self.store_episodes(client, served, &evaluated.decisions, &messages, now).await?;
         self.store_states(client, &evaluated).await?;
         self.commit(client, parcels).await
     }
@@ -314,6 +315,7 @@ impl Writer {
         client: &Client,
         served: &HashMap<i32, Served>,
         decisions: &[Decision],
+        messages: &HashMap<Uuid, String>,
         now: Timestamp,
     ) -> Result<(), Error> {
         let mut raised = EpisodeColumns::default();
@@ -321,7 +323,7 @@ impl Writer {
         for decision in decisions {
             let (Some(change), Some(served)) = (decision.change, served.get(&decision.watch)) else { continue };
             let into = if change.transition == Transition::Raised { &mut raised } else { &mut changed };
-            into.push(served, decision, now);
+            into.push(served, decision, messages, now);
         }
         if !raised.ids.is_empty() {
             client.execute(&self.raise, &raised.parameters()).await?;
@@ -576,10 +578,11 @@ struct EpisodeColumns {
     seqs: Vec<i64>,
     unread_again: Vec<bool>,
     resolved: Vec<bool>,
+    messages: Vec<Option<String>>,
 }
 
 impl EpisodeColumns {
-    fn push(&mut self, served: &Served, decision: &Decision, now: Timestamp) {
+    fn push(&mut self, served: &Served, decision: &Decision, messages: &HashMap<Uuid, String>, now: Timestamp) {
         let (Some(change), Some(id)) = (decision.change, decision.about) else { return };
         self.ids.push(id);
         self.watches.push(served.watch.name.clone());
@@ -593,9 +596,10 @@ impl EpisodeColumns {
         self.seqs.push(decision.seq + 1);
         self.unread_again.push(change.transition == Transition::Escalated && !decision.silent);
         self.resolved.push(change.transition == Transition::Resolved);
+        self.messages.push(messages.get(&id).cloned());
     }
 
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 12] {
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 13] {
         [
             &self.ids,
             &self.watches,
@@ -609,6 +613,7 @@ impl EpisodeColumns {
             &self.seqs,
             &self.unread_again,
             &self.resolved,
+            &self.messages,
         ]
     }
 }
@@ -679,22 +684,23 @@ const LANES: &str = "
     GROUP BY d.endpoint, d.watch, d.key";
 
 const RAISE: &str = "
-    INSERT INTO items_listen.episode (id, watch, key, severity, peak, count, threshold, percent, raised_at, changed_at, reason, unread_seq)
-    SELECT id, watch, key, severity, severity, count, threshold, percent, at, at, reason, seq
+    INSERT INTO items_listen.episode (id, watch, key, severity, peak, count, threshold, percent, raised_at, changed_at, reason, unread_seq, message)
+    SELECT id, watch, key, severity, severity, count, threshold, percent, at, at, reason, seq, message
     FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[],
-                $9::text[], $10::bigint[], $11::bool[], $12::bool[])
-         AS c (id, watch, key, severity, count, threshold, percent, at, reason, seq, unread_again, resolved)";
+                $9::text[], $10::bigint[], $11::bool[], $12::bool[], $13::text[])
+         AS c (id, watch, key, severity, count, threshold, percent, at, reason, seq, unread_again, resolved, message)";
 
 const CHANGE: &str = "
     UPDATE items_listen.episode e
     SET severity = c.severity, count = c.count, threshold = c.threshold, percent = c.percent, changed_at = c.at, reason = c.reason,
+        message = coalesce(c.message, e.message),
         peak = CASE WHEN array_position(ARRAY['info', 'warning', 'high', 'critical'], c.severity)
                        > array_position(ARRAY['info', 'warning', 'high', 'critical'], e.peak) THEN c.severity ELSE e.peak END,
         unread_seq = CASE WHEN c.unread_again THEN c.seq ELSE e.unread_seq END,
         resolved_at = CASE WHEN c.resolved THEN c.at END
     FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[],
-                $9::text[], $10::bigint[], $11::bool[], $12::bool[])
-         AS c (id, watch, key, severity, count, threshold, percent, at, reason, seq, unread_again, resolved)
+                $9::text[], $10::bigint[], $11::bool[], $12::bool[], $13::text[])
+         AS c (id, watch, key, severity, count, threshold, percent, at, reason, seq, unread_again, resolved, message)
     WHERE e.id = c.id";
 
 const EVENTS: &str = "

@@ -1,0 +1,162 @@
+//! The real daemon, as a process of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+/// A configuration file and the binary that runs it.
+pub struct Daemon {
+    pub binary: PathBuf,
+    pub file: PathBuf,
+    child: Option<Child>,
+    log: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Daemon {
+    /// Writes the configuration; nothing runs yet. HTTP gets a free port.
+    pub fn new(binary: impl Into<PathBuf>, config: &str) -> Daemon {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("items-listen-{}-{number}.toml", std::process::id()));
+        let daemon = Daemon { binary: binary.into(), file, child: None, log: Arc::default() };
+        daemon.configure(config);
+        daemon
+    }
+
+    /// Writes another configuration, for the next start.
+    pub fn configure(&self, config: &str) {
+        let http = if config.contains("[http]") { "" } else { "\n[http]\nlisten = \"127.0.0.1:0\"\n" };
+        std::fs::write(&self.file, format!("{config}{http}")).expect("the configuration is written");
+    }
+
+    /// The program with this configuration, and an environment that says nothing else.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars() {
+            if ["PG", "DB_", "DATABASE_", "BROADCAST", "PUSHER", "REVERB", "ITEMS_LISTEN", "INVENTORY"].iter().any(|prefix| name.starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
+        command.arg("--config").arg(&self.file).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end: exit code, stdout, stderr.
+    pub async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = self.command(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("the binary starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Starts it, without waiting.
+    pub fn spawn(&mut self) {
+        let mut child = self.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        self.log.lock().expect("no panic").clear();
+        let log = Arc::clone(&self.log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if std::env::var_os("ITEMS_LISTEN_TEST_LOG").is_some() {
+                    eprintln!("{line}");
+                }
+                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                log.lock().expect("no panic").push(value);
+            }
+        });
+        self.child = Some(child);
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(&mut self) {
+        self.spawn();
+        self.ready().await;
+    }
+
+    /// Waits until `/readyz` says so.
+    pub async fn ready(&self) {
+        super::eventually(&format!("ready; {:?}", self.log_tail()), async || {
+            if self.child.is_some() {
+                self.get("/readyz").await.filter(|(status, _)| *status == 200)
+            } else {
+                None
+            }
+        })
+        .await;
+    }
+
+    fn log_tail(&self) -> Vec<Value> {
+        self.log.lock().expect("no panic").iter().rev().take(10).cloned().collect()
+    }
+
+    /// The address of its HTTP listener, once it is logged.
+    pub fn address(&self) -> Option<String> {
+        self.log.lock().expect("no panic").iter().find_map(|line| line["addr"].as_str().map(str::to_owned))
+    }
+
+    /// Asks its HTTP listener.
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let address = self.address()?;
+        let mut stream = tokio::net::TcpStream::connect(&address).await.ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> Vec<Value> {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// Waits for a log line that contains this.
+    pub async fn logged(&self, text: &str) -> Value {
+        super::eventually(&format!("a log line with \"{text}\"; last were {:?}", self.log_tail()), async || {
+            self.log().into_iter().find(|line| line.to_string().contains(text))
+        })
+        .await
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{signal}");
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _gone = child.kill();
+            let status = child.wait().expect("it ends");
+            assert!(status.signal() == Some(9) || status.code().is_some(), "killed");
+        }
+    }
+
+    /// SIGTERM, and its end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        let mut child = self.child.take().expect("it runs");
+        tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("it ends")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _gone = child.kill();
+            let _ended = child.wait();
+        }
+        let _removed = std::fs::remove_file(&self.file);
+    }
+}

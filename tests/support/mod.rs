@@ -1,0 +1,24 @@
+//! What tests, demo and benchmarks share: a real PostgreSQL, a receiver that checks signatures for itself, and
+//! the real binary as a process.
+
+pub mod daemon;
+pub mod postgres;
+pub mod receiver;
+
+use std::time::Duration;
+
+/// How long anything may take before a test fails: generous, since machines are shared; no test passes by it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` gives something, looking again and again; fails with `what` when patience is over.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        look.tick().await;
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+    }
+}

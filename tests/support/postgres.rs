@@ -1,0 +1,244 @@
+//! A throw-away PostgreSQL of our own, and a database per test.
+//!
+//! The server is a child of this process; a shell that reads from a pipe of ours ends it and removes its
+//! files when this process ends in whatever way, kill -9 included.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, NoTls};
+
+/// A running server.
+pub struct Server {
+    pub port: u16,
+    pub directory: PathBuf,
+    bin: PathBuf,
+    user: Option<(u32, u32)>,
+    reaper: Child,
+}
+
+/// Where distributions put the server programs.
+fn bin() -> PathBuf {
+    if let Some(named) = std::env::var_os("PG_BINDIR") {
+        return PathBuf::from(named);
+    }
+    let home = std::env::var("HOME").unwrap_or_default();
+    let cache = std::env::var("XDG_CACHE_HOME").unwrap_or(format!("{home}/.cache"));
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for root in [format!("{cache}/items-listen/postgresql/usr/lib/postgresql"), "/usr/lib/postgresql".into()] {
+        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+            let version = entry.file_name().to_string_lossy().parse().unwrap_or(0);
+            found.push((version, entry.path().join("bin")));
+        }
+    }
+    for path in std::env::var("PATH").unwrap_or_default().split(':').chain(["/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql/bin"]) {
+        found.push((0, PathBuf::from(path)));
+    }
+    found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    let bin = found.into_iter().map(|(_, bin)| bin).find(|bin| bin.join("initdb").exists() && bin.join("postgres").exists());
+    bin.expect("no PostgreSQL server programs: run `make test`, which installs them, or set PG_BINDIR to the directory with initdb")
+}
+
+/// initdb and postgres refuse to run as root: then they run as somebody else.
+fn unprivileged() -> Option<(u32, u32)> {
+    let id = |what: &str| Command::new("id").arg(what).output().ok().and_then(|out| String::from_utf8(out.stdout).ok()?.trim().parse().ok());
+    if id("-u") != Some(0u32) {
+        return None;
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let of = |name: &str| {
+        let line = passwd.lines().find(|line| line.starts_with(&format!("{name}:")))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    Some(of("postgres").or_else(|| of("nobody")).expect("as root, a user postgres or nobody is needed to run PostgreSQL as"))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+impl Server {
+    /// Starts a server with further settings.
+    pub fn start(settings: &[&str]) -> Server {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (bin, user) = (bin(), unprivileged());
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("items-listen-pg-{}-{number}", std::process::id()));
+        let _left_by_a_namesake = std::fs::remove_dir_all(&directory);
+        std::fs::create_dir(&directory).expect("a directory for the cluster");
+        if let Some((uid, gid)) = user {
+            chown(&directory, Some(uid), Some(gid)).expect("the directory changes hands");
+        }
+        let reaper = reaper(&directory);
+        let mut server = Server { port: 0, directory, bin, user, reaper };
+        server.run("initdb", &["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        let mut lines = String::from(
+            "listen_addresses = '127.0.0.1'\nmax_connections = 200\nfsync = off\nautovacuum_naptime = 5s\n\
+             log_min_messages = warning\nlog_line_prefix = '%m [%p] %d '\nshared_buffers = 128MB\n",
+        );
+        settings.iter().for_each(|setting| lines.push_str(&format!("{setting}\n")));
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(server.directory.join("data/postgresql.conf"))
+            .and_then(|mut file| file.write_all(lines.as_bytes()))
+            .expect("postgresql.conf is written");
+        server.boot();
+        server
+    }
+
+    /// Starts the stopped server, on the port that it had.
+    pub fn boot(&mut self) {
+        for _ in 0..5 {
+            if self.port == 0 {
+                self.port = free_port();
+            }
+            let options = format!("-p {} -c unix_socket_directories={}", self.port, self.directory.display());
+            let started = self.command("pg_ctl", &["-D", "data", "-w", "-t", "60", "-l", "log", "-o", &options, "start"]).status();
+            if started.is_ok_and(|status| status.success()) {
+                let pid = std::fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap_or_default();
+                let line = format!("{}\n", pid.lines().next().unwrap_or_default());
+                self.reaper.stdin.as_mut().map(|stdin| stdin.write_all(line.as_bytes()));
+                return;
+            }
+            // Somebody took the port in between.
+            self.port = 0;
+        }
+        let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        panic!("PostgreSQL does not start:\n{log}");
+    }
+
+    /// Stops it: `fast` or `immediate`.
+    pub fn halt(&self, mode: &str) {
+        self.run("pg_ctl", &["-D", "data", "-w", "-m", mode, "stop"]);
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.args(arguments).current_dir(&self.directory).env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::null());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PG")) {
+            command.env_remove(name);
+        }
+        if let Some((uid, gid)) = self.user {
+            command.gid(gid).uid(uid);
+        }
+        command
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let output = self.command(program, arguments).stderr(Stdio::piped()).output().expect("the program starts");
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A client program (psql, pgbench) with the server's address in its environment.
+    pub fn program(&self, program: &str, database: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string()).env("PGUSER", "postgres").env("PGDATABASE", database);
+        command
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A session in a database.
+    pub async fn connect(&self, database: &str) -> Client {
+        connect(&self.url(database)).await
+    }
+
+    /// A database of one's own on this server.
+    pub async fn database(&self) -> Database {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let admin = self.connect("postgres").await;
+        admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).await.expect("a database");
+        Database { port: self.port, name: name.clone(), client: self.connect(&name).await }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.reaper.stdin.take());
+        let _ended = self.reaper.wait();
+    }
+}
+
+/// Reads the server's process id from us; when we are gone, ends the server and removes its files.
+fn reaper(directory: &Path) -> Child {
+    let script = r#"trap '' INT TERM HUP
+        while read -r line; do pid=$line; done
+        if [ -n "$pid" ]; then kill -QUIT "$pid" 2>/dev/null; for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done; fi
+        rm -rf "$1""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "reaper"]).arg(directory).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A group of its own, so that Ctrl-C in a terminal does not end it first.
+    command.process_group(0).spawn().expect("sh starts")
+}
+
+/// A session on any URL.
+pub async fn connect(url: &str) -> Client {
+    let started = Instant::now();
+    loop {
+        match tokio_postgres::connect(url, NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(async move {
+                    let _ended = connection.await;
+                });
+                return client;
+            }
+            Err(error) => assert!(started.elapsed() < Duration::from_secs(30), "{url}: {error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The server that all tests of this binary share.
+pub fn shared() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::start(&[]))
+}
+
+/// A database of one's own.
+pub struct Database {
+    pub port: u16,
+    pub name: String,
+    pub client: Client,
+}
+
+impl Database {
+    /// On the shared server.
+    pub async fn new() -> Database {
+        shared().database().await
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{}", self.port, self.name)
+    }
+
+    /// Another session in it.
+    pub async fn session(&self) -> Client {
+        connect(&self.url()).await
+    }
+
+    /// Runs SQL.
+    pub async fn sql(&self, sql: &str) {
+        if let Err(error) = self.client.batch_execute(sql).await {
+            panic!("{sql}: {error:?}");
+        }
+    }
+
+    /// The one value of a query.
+    pub async fn one<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, sql: &str) -> T {
+        match self.client.query_one(sql, &[]).await {
+            Ok(row) => row.get(0),
+            Err(error) => panic!("{sql}: {error:?}"),
+        }
+    }
+}
