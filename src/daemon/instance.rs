@@ -54,6 +54,11 @@ pub fn has_ended(process: &str) -> bool {
 /// The database cannot be reached.
 pub async fn enter(client: &Client, daemon: &Daemon) -> Result<(), Error> {
     bury(client, &daemon.schema).await?;
+    if daemon.health.connections() == 0 {
+        // A start is a reload: what was refused may have been mended, so it is probed at once.
+        let probe = daemon.schema.sql("UPDATE items_listen.endpoint SET until = NULL WHERE state = 'paused' AND name = ANY ($1)");
+        client.execute(probe.as_str(), &[&daemon.dispatch.names().collect::<Vec<_>>()]).await?;
+    }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let sql = daemon.schema.sql(
         "INSERT INTO items_listen.instance (id, host, pid, process, version, config_hash, watches, endpoints, doorbell)

@@ -213,7 +213,11 @@ impl Connector {
             Purpose::Listen { beat } => (beat * 3).as_millis(),
             _ => 0,
         };
-        settings.push_str(&format!(" SET idle_session_timeout = {idle};"));
+        settings.push_str(&format!(" SET idle_session_timeout = {idle}; SET jit = off;"));
+        if matches!(purpose, Purpose::Listen { .. } | Purpose::Fold) {
+            // A plan made while the journal is small must not be the one that later walks over its dead rows.
+            settings.push_str(" SET enable_seqscan = off;");
+        }
         settings
     }
 }

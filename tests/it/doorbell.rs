@@ -1,1 +1,178 @@
-//! doorbell
+//! NOTIFY only when somebody sleeps, and nobody sleeps through a commit (rules B).
+
+use std::time::Duration;
+
+use crate::support::postgres::Database;
+use crate::support::receiver::Receiver;
+use crate::*;
+
+/// Waits until some daemon is in this state.
+async fn bell(database: &Database, state: &str) {
+    support::eventually(&format!("the doorbell is {state}"), async || {
+        let sql = format!("SELECT coalesce(bool_or(doorbell = '{state}'), false) FROM items_listen.instance");
+        database.one::<bool>(&sql).await.then_some(())
+    })
+    .await;
+}
+
+/// Listens as anybody may, and counts what is rung.
+struct Ear {
+    client: tokio_postgres::Client,
+    rung: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Ear {
+    async fn new(database: &Database) -> Ear {
+        let (client, mut connection) = tokio_postgres::connect(&database.url(), tokio_postgres::NoTls).await.expect("connects");
+        let rung = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = std::sync::Arc::clone(&rung);
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+                if matches!(message, tokio_postgres::AsyncMessage::Notification(_)) {
+                    count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+        });
+        client.batch_execute("LISTEN items_listen").await.expect("listens");
+        Ear { client, rung }
+    }
+
+    async fn heard(&self) -> usize {
+        // What was sent before arrives before the answer.
+        self.client.batch_execute("SELECT 1").await.expect("answers");
+        self.rung.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleeping_daemon_is_rung_and_a_missing_or_busy_one_is_not() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    // So slow a poll that only the bell can be what wakes it.
+    let mut daemon = daemon(&config_with(&database, &receiver, "poll = \"60s\"", ORDERS));
+    daemon.start().await;
+    for round in 0..10 {
+        // The poll that would say "armed" is far away: the lock itself tells.
+        support::eventually("armed", async || {
+            let armed: bool = database.one("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND classid = (1224736769::bigint)::oid AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))").await;
+            armed.then_some(())
+        })
+        .await;
+        insert(&database, round, 20).await;
+        let events = receiver.wait_for(round as usize + 1).await;
+        assert_eq!(events[round as usize].data["key"]["tenant_id"], round);
+    }
+    let ear = Ear::new(&database).await;
+    daemon.kill();
+    // The killed session is gone when its locks are.
+    support::eventually("nobody sleeps", async || {
+        let held: i64 = database.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").await;
+        (held == 0).then_some(())
+    })
+    .await;
+    let before = ear.heard().await;
+    for _ in 0..20 {
+        insert(&database, 1, 1).await;
+    }
+    assert_eq!(ear.heard().await, before, "no daemon: no NOTIFY, no cost");
+    daemon.start().await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_daemon_is_hardly_ever_rung() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    let ear = Ear::new(&database).await;
+    for _ in 0..500 {
+        database.sql("INSERT INTO orders (tenant_id) VALUES (1)").await;
+    }
+    let rung = ear.heard().await;
+    assert!(rung <= 250, "{rung} rings for 500 commits in a row");
+    exact(&database, "orders", TRUE_ORDERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b1_a_transaction_that_commits_long_after_its_insert_is_found_by_the_poll() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    bell(&database, "armed").await;
+    // The probe is before the commit; what is committed later rings at its commit, since NOTIFY waits for it, or
+    // is found by the poll where it was not rung.
+    let other = database.session().await;
+    other.batch_execute("BEGIN; INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 20)").await.expect("inserts");
+    insert(&database, 2, 20).await;
+    receiver.wait_for(1).await;
+    other.batch_execute("COMMIT").await.expect("commits");
+    receiver.wait_for(2).await;
+    // And with the doorbell off altogether.
+    daemon.terminate().await;
+    daemon.configure(&config_with(&database, &receiver, "doorbell = \"off\"", ORDERS));
+    daemon.start().await;
+    let ear = Ear::new(&database).await;
+    insert(&database, 3, 20).await;
+    receiver.wait_for(3).await;
+    assert_eq!(ear.heard().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b3_one_replica_that_is_awake_keeps_the_others_from_arming() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let config = config(&database, &receiver, ORDERS);
+    let (mut one, mut two) = (daemon(&config), daemon(&config));
+    one.start().await;
+    two.start().await;
+    bell(&database, "armed").await;
+    // Never two exclusive holders, and both get their work done.
+    for round in 0..20 {
+        insert(&database, round, 20).await;
+        receiver.wait_for(round as usize + 1).await;
+    }
+    assert_eq!(receiver.all().len(), 20);
+    one.kill();
+    insert(&database, 50, 20).await;
+    receiver.wait_for(21).await;
+    bell(&database, "armed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b4_the_listening_session_is_put_out_when_it_is_silent() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    bell(&database, "armed").await;
+    daemon.signal("STOP");
+    support::eventually("its locks are gone", async || {
+        let held: i64 = database.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").await;
+        (held == 0).then_some(())
+    })
+    .await;
+    let ear = Ear::new(&database).await;
+    insert(&database, 1, 20).await;
+    assert_eq!(ear.heard().await, 0, "a stopped daemon taxes nobody");
+    daemon.signal("CONT");
+    receiver.wait_for(1).await;
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_made_to_unlisten_listens_again() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    bell(&database, "armed").await;
+    // A forged NOTIFY can do nothing but wake it.
+    for payload in ["", "x", "{\"count\": 99}"] {
+        database.sql(&format!("NOTIFY items_listen, '{payload}'")).await;
+    }
+    insert(&database, 1, 20).await;
+    receiver.wait_for(1).await;
+    assert_eq!(receiver.all().len(), 1);
+    // Half-open or put out: the session is ended behind its back, and a new one listens before it folds.
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_listening_channels%' AND pid <> pg_backend_pid() AND datname = current_database()";
+    database.sql(sql).await;
+    insert(&database, 2, 20).await;
+    receiver.wait_for(2).await;
+    tokio::time::timeout(Duration::from_secs(30), daemon.ready()).await.expect("ready again");
+}
