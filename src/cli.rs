@@ -36,8 +36,12 @@ struct Cli {
 
 #[derive(Args, Debug, Clone)]
 struct LocationArgs {
-    /// The configuration file [default: $ITEMS_LISTEN_CONFIG, ./config.toml, /etc/items-listen/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        help = "The configuration file [default: $ITEMS_LISTEN_CONFIG, ./config.toml, /etc/items-listen/config.toml]",
+        long,
+        global = true,
+        value_name = "FILE"
+    )]
     config: Option<PathBuf>,
     /// A file of other programs' settings, such as a Laravel application's .env; it only fills gaps
     #[arg(long, global = true, value_name = "FILE")]
@@ -154,7 +158,9 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.trigger.trigger.is_some() && cli.command.is_some() {
         use clap::CommandFactory as _;
-        Cli::command().error(clap::error::ErrorKind::ArgumentConflict, "--trigger is a command of its own; leave the other out").exit();
+        Cli::command()
+            .error(clap::error::ErrorKind::ArgumentConflict, "--trigger is a command of its own; leave the other out")
+            .exit();
     }
     crate::logging::init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {

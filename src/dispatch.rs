@@ -142,7 +142,7 @@ impl Dispatch {
 
     /// Whether a new delivery of this endpoint may be born leased to us.
     pub fn has_room(&self, endpoint: &str) -> bool {
-        let outbox_held = self.outbox_held.load(std::sync::atomic::Ordering::Acquire);
+        let outbox_held = self.is_held();
         self.endpoints.get(endpoint).is_some_and(|handle| {
             let held = lock(&handle.held);
             !outbox_held && held.open && held.ids.len() < HELD_MAX
@@ -179,6 +179,11 @@ impl Dispatch {
     /// Holds the outbox: nothing is born leased. (What is due is claimed only when somebody says so.)
     pub fn hold(&self, held: bool) {
         self.outbox_held.store(held, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Whether the outbox is held.
+    pub fn is_held(&self) -> bool {
+        self.outbox_held.load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// Says that deliveries of this process may be in the database without being in its memory.

@@ -65,7 +65,7 @@ impl Findings {
 pub(super) async fn run(location: &Location, offline: bool, json: bool) -> Result<u8, Error> {
     let config = config::load(location)?;
     let mut findings = Findings::default();
-    findings.ok("file", format!("{}: {} watches, {} endpoints", config.file, config.watches.len(), config.endpoints.len()));
+    findings.ok("file", format!("{}: watches: {}, endpoints: {}", config.file, config.watches.len(), config.endpoints.len()));
     look_at_channels(&config, &mut findings);
     if !offline {
         look_at_database(&config, &mut findings).await;

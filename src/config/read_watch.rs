@@ -14,7 +14,7 @@ use crate::severity::{Bands, Compare, Scale, Severity};
 use crate::watch::{Override, Relation, Source, Watch};
 
 /// The message of a watch that gives none.
-pub const MESSAGE_DEFAULT: &str = "{{ watch }} {{ key }} at {{ count }} of {{ threshold }}";
+const MESSAGE_DEFAULT: &str = "{{ watch }} {{ key }} at {{ count }} of {{ threshold }}";
 /// The threshold of the one watch there is without a configuration file.
 const THRESHOLD_DEFAULT: i64 = 20;
 const NAME_CHARS_MAX: usize = 64;

@@ -304,6 +304,12 @@ impl Pipeline<'_> {
             let client = crate::db::pool::get(&self.daemon.pool).await?;
             let served: Vec<&Served> = self.engine.served().collect();
             crate::status::say_watches(&client, &self.daemon.schema, &served).await?;
+            // At once, and not with the next beat: whoever waited for /readyz may ask the database next.
+            let sql = self
+                .daemon
+                .schema
+                .sql("UPDATE items_listen.instance SET ready = true, beat_at = clock_timestamp() WHERE id = $1");
+            client.execute(sql.as_str(), &[&self.daemon.instance]).await?;
             if self.daemon.health.set_ready() {
                 tracing::info!(watches = served.len(), "ready");
                 let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

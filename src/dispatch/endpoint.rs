@@ -44,6 +44,8 @@ pub(super) struct Post {
     claiming: bool,
     unsettled: Vec<Settlement>,
     claim_at: Option<Instant>,
+    /// The last claim found something: there may be more behind it in its lanes.
+    backlog: bool,
     row: Option<Row>,
     success_written: Option<Instant>,
     stopping: bool,
@@ -83,6 +85,7 @@ impl Post {
             claiming: false,
             unsettled: Vec::new(),
             claim_at: None,
+            backlog: false,
             row: None,
             success_written: None,
             stopping: false,
@@ -218,9 +221,14 @@ impl Post {
                     }
                     lock(&self.held).settle(settlement.id);
                 }
+                if self.backlog {
+                    // What was settled was the head of its lane: the next may be claimed now.
+                    self.claim_at = Some(Instant::now());
+                }
             }
             Done::Claimed(Ok(parcels)) => {
                 self.claiming = false;
+                self.backlog = !parcels.is_empty() || (self.backlog && !self.lanes.is_empty());
                 if parcels.is_empty() {
                     // A probe that finds nothing to send has nothing to say either: open, and see.
                     if self.gate.closed().is_some() && self.gate.allowed(clock::now(), 1) > 0 && self.lanes.is_empty() {

@@ -1,7 +1,7 @@
 //! Writes what was decided: episodes, events, deliveries, states; and, once the COMMIT is acknowledged,
 //! hands the deliveries that were born leased to the dispatcher's memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -118,6 +118,7 @@ impl Writer {
             return Err(error.into());
         }
         self.dispatch.accept(born.parcels);
+        born.waiting.iter().for_each(|endpoint| self.dispatch.wake(endpoint));
         Ok(())
     }
 
@@ -262,7 +263,12 @@ impl Writer {
         let ids = rows?;
         for ((told, outgoing), (id, lease)) in all(chunk).zip(ids.iter().zip(&columns.leases)) {
             born.ids.push(*id);
-            let Some(lease) = lease else { continue };
+            let Some(lease) = lease else {
+                if outgoing.unsendable.is_none() && !self.dispatch.is_held() {
+                    born.waiting.insert(outgoing.endpoint.clone());
+                }
+                continue;
+            };
             let lane = lane(told);
             let after = lanes.get_mut(&(outgoing.endpoint.clone(), lane.clone())).and_then(|birth| birth.after.replace(*id));
             let parcel = Parcel {
@@ -359,6 +365,8 @@ impl Writer {
 struct Born {
     ids: Vec<i64>,
     parcels: Vec<(String, Parcel)>,
+    /// Endpoints with deliveries that were not born leased: somebody has to claim them.
+    waiting: HashSet<String>,
 }
 
 /// How the deliveries of a lane are born in this transaction.

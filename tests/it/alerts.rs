@@ -31,9 +31,13 @@ async fn rows_that_come_and_go_are_raised_escalated_eased_and_resolved() {
     assert_eq!(first.data["key"], serde_json::json!({ "tenant_id": 7 }));
     assert_eq!(first.data["message"], "orders {\"tenant_id\": 7} at 20 of 20");
     assert_eq!((first.number("threshold"), first.number("percent")), (20, 100));
-    assert_eq!((first.text("compare"), first.text("reason"), first.text("previous")), (">=".into(), "reading".into(), "info".into()));
+    assert_eq!(
+        (first.text("compare"), first.text("reason"), first.text("previous")),
+        (">=".into(), "reading".into(), "info".into())
+    );
     let fields: Vec<&str> = first.data.as_object().expect("an object").keys().map(String::as_str).collect();
-    let frozen = "id alert seq watch key transition reason severity previous count threshold percent compare message row at unread_count";
+    let frozen =
+        "id alert seq watch key transition reason severity previous count threshold percent compare message row at unread_count";
     assert_eq!(fields, frozen.split(' ').collect::<Vec<_>>());
     let alerts: std::collections::HashSet<String> = events.iter().map(|event| event.text("alert")).collect();
     assert_eq!(alerts.len(), 1, "one episode");

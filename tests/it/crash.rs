@@ -30,7 +30,8 @@ async fn a_million_rows_in_one_statement_and_many_transactions_with_the_daemon_k
     exact(&database, "orders", TRUE_ORDERS).await;
 
     let script = std::env::temp_dir().join(format!("items-listen-{}.sql", std::process::id()));
-    std::fs::write(&script, "\\set t random(1, 50)\nINSERT INTO orders (tenant_id) VALUES (:t);\n").expect("the script is written");
+    std::fs::write(&script, "\\set t random(1, 50)\nINSERT INTO orders (tenant_id) VALUES (:t);\n")
+        .expect("the script is written");
     let mut pgbench = shared().program("pgbench", &database.name);
     let child = pgbench
         .args(["-n", "-c", "16", "-j", "2", "-t", "6250", "-f"])
@@ -124,7 +125,8 @@ async fn killed_again_and_again_with_a_failing_endpoint_every_transition_arrives
     assert!(rows.iter().all(|row| ids.contains(&row.get::<_, String>(0))));
     assert_eq!(ids.len(), rows.len(), "nothing unexpected");
     for tenant in 1..=5 {
-        let last = accepted.iter().filter(|event| event.data["key"]["tenant_id"] == tenant).max_by_key(|event| event.number("seq"));
+        let last =
+            accepted.iter().filter(|event| event.data["key"]["tenant_id"] == tenant).max_by_key(|event| event.number("seq"));
         assert_eq!(last.map(|event| (event.text("severity"), event.number("count"))), Some(("critical".into(), 31)));
     }
 }
@@ -172,7 +174,17 @@ async fn every_backend_of_ours_may_be_killed_while_writers_write() {
         insert(&database, round % 4, 4).await;
     }
     exact(&database, "orders", TRUE_ORDERS).await;
-    receiver.wait("all four are said", |events| events.iter().filter(|event| event.number("count") >= 20).map(|event| event.data["key"].to_string()).collect::<std::collections::HashSet<_>>().len() == 4).await;
+    receiver
+        .wait("all four are said", |events| {
+            events
+                .iter()
+                .filter(|event| event.number("count") >= 20)
+                .map(|event| event.data["key"].to_string())
+                .collect::<std::collections::HashSet<_>>()
+                .len()
+                == 4
+        })
+        .await;
     check_history(&receiver.accepted());
     daemon.ready().await;
 }

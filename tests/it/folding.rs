@@ -78,7 +78,8 @@ async fn j3_folds_are_one_at_a_time() {
 async fn j3_j4_a_key_that_is_always_100_is_never_anything_else_with_two_replicas() {
     let (database, receiver) = (shop().await, Receiver::start().await);
     let low = ORDERS.replace("threshold = 20", "compare = \"<\"\nthreshold = 100");
-    let high = ORDERS.replace("threshold = 20", "compare = \">\"\nthreshold = 100").replace("name = \"orders\"", "name = \"high\"");
+    let high =
+        ORDERS.replace("threshold = 20", "compare = \">\"\nthreshold = 100").replace("name = \"orders\"", "name = \"high\"");
     insert(&database, 1, 100).await;
     let config = config(&database, &receiver, &format!("{low}{high}"));
     let (mut one, mut two) = (daemon(&config), daemon(&config));
@@ -172,7 +173,12 @@ async fn j6_j8_the_bounded_scan_strands_nothing_and_a_whole_scan_finds_what_came
     let mut open = Vec::new();
     for tenant in 10..16 {
         let session = database.session().await;
-        session.batch_execute(&format!("BEGIN; SAVEPOINT s; INSERT INTO orders (tenant_id) SELECT {tenant} FROM generate_series(1, 20)")).await.expect("inserts");
+        session
+            .batch_execute(&format!(
+                "BEGIN; SAVEPOINT s; INSERT INTO orders (tenant_id) SELECT {tenant} FROM generate_series(1, 20)"
+            ))
+            .await
+            .expect("inserts");
         open.push(session);
         insert(&database, 1, 1).await;
         assert!(bench.fold().await.1);
@@ -209,7 +215,8 @@ async fn j7_no_plan_filters_on_xid() {
     let client = connector.session(items_listen::db::session::Purpose::Fold).await.expect("connects");
     let fold = include_str!("../../sql/fold.sql");
     client.batch_execute(&format!("SET plan_cache_mode = force_generic_plan; PREPARE fold AS {fold}")).await.expect("prepares");
-    let rows = client.query("EXPLAIN EXECUTE fold('{1}', '{1}', '{x}', '1000000', '{999990}', 20000)", &[]).await.expect("explains");
+    let rows =
+        client.query("EXPLAIN EXECUTE fold('{1}', '{1}', '{x}', '1000000', '{999990}', 20000)", &[]).await.expect("explains");
     let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let conditions: Vec<&String> = plan.iter().filter(|line| line.contains("xid")).collect();
     assert!(conditions.iter().any(|line| line.contains("Index Cond") && line.contains(">=")), "{plan:#?}");
@@ -278,7 +285,8 @@ async fn j14_a_replica_leaves_alone_what_a_newer_configuration_defined() {
     let (database, receiver) = (shop().await, Receiver::start().await);
     let mut old = daemon(&config(&database, &receiver, ORDERS));
     old.start().await;
-    let mut new = daemon(&config(&database, &receiver, &ORDERS.replace("threshold = 20", "threshold = 5").replace("'open'", "'new'")));
+    let mut new =
+        daemon(&config(&database, &receiver, &ORDERS.replace("threshold = 20", "threshold = 5").replace("'open'", "'new'")));
     new.start().await;
     let line = old.logged("no longer serves it").await;
     assert_eq!(line["watch"], "orders");

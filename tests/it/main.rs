@@ -1,8 +1,10 @@
 //! Tests against a real PostgreSQL, which they start themselves, with the real binary as a process and a
 //! receiver that checks signatures for itself. One file per promise; each test has a database of its own.
 
+#![allow(unreachable_pub, reason = "support is shared with the demo by path")]
+
 #[path = "../support/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each user needs another part")]
 mod support;
 
 mod alerts;
@@ -87,8 +89,7 @@ async fn exact(database: &Database, watch: &str, truth: &str) {
     .await;
 }
 
-const TRUE_ORDERS: &str =
-    "SELECT jsonb_build_array(tenant_id)::text, count(*) FROM orders WHERE status = 'open' GROUP BY 1";
+const TRUE_ORDERS: &str = "SELECT jsonb_build_array(tenant_id)::text, count(*) FROM orders WHERE status = 'open' GROUP BY 1";
 
 /// transition, severity, count of each event.
 fn said(events: &[support::receiver::Event]) -> Vec<(String, String, i64)> {

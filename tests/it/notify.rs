@@ -88,7 +88,12 @@ async fn with_no_file_at_all_there_is_one_watch() {
     );
     std::fs::write(&environment, lines).expect("written");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_items-listen"));
-    command.current_dir(std::env::temp_dir()).env_clear().env("ITEMS_LISTEN_HTTP__LISTEN", "127.0.0.1:0").arg("--env-file").arg(&environment);
+    command
+        .current_dir(std::env::temp_dir())
+        .env_clear()
+        .env("ITEMS_LISTEN_HTTP__LISTEN", "127.0.0.1:0")
+        .arg("--env-file")
+        .arg(&environment);
     let mut child = command.stderr(std::process::Stdio::null()).spawn().expect("starts");
     support::eventually("it listens", async || {
         database.sql("NOTIFY item_count, '15'").await;

@@ -23,9 +23,14 @@ async fn a_later_event_never_overtakes_an_earlier_one_and_other_keys_are_not_hel
         database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 3) t, generate_series(1, 4)").await;
     }
     database.sql("DELETE FROM orders").await;
-    let events = receiver.wait("all three are resolved", |events| events.iter().filter(|event| event.text("transition") == "resolved").count() == 3).await;
+    let events = receiver
+        .wait("all three are resolved", |events| {
+            events.iter().filter(|event| event.text("transition") == "resolved").count() == 3
+        })
+        .await;
     for tenant in 1..=3 {
-        let of: Vec<i64> = events.iter().filter(|event| event.data["key"]["tenant_id"] == tenant).map(|event| event.number("seq")).collect();
+        let of: Vec<i64> =
+            events.iter().filter(|event| event.data["key"]["tenant_id"] == tenant).map(|event| event.number("seq")).collect();
         assert!(of.is_sorted(), "tenant {tenant}: {of:?}");
     }
     assert!(receiver.all().iter().any(|event| event.status == 500));
@@ -42,14 +47,20 @@ async fn body_and_idempotency_key_stay_the_same_over_attempts_and_differ_between
     receiver.status(200);
     receiver.wait_for(1).await;
     let requests = receiver.requests();
-    assert!(requests.iter().all(|request| request.body == requests[0].body && request.idempotency_key == requests[0].idempotency_key));
+    assert!(
+        requests.iter().all(|request| request.body == requests[0].body && request.idempotency_key == requests[0].idempotency_key)
+    );
     assert_eq!(requests[0].idempotency_key.len(), 64);
     insert(&database, 2, 20).await;
     receiver.wait_for(2).await;
     let last = receiver.requests().pop().expect("a request");
     assert_ne!(last.idempotency_key, requests[0].idempotency_key);
     let (attempts, state): (i32, String) = {
-        let row = database.client.query_one("SELECT attempts, state FROM items_listen.delivery ORDER BY id LIMIT 1", &[]).await.expect("a row");
+        let row = database
+            .client
+            .query_one("SELECT attempts, state FROM items_listen.delivery ORDER BY id LIMIT 1", &[])
+            .await
+            .expect("a row");
         (row.get(0), row.get(1))
     };
     assert_eq!((attempts as usize, state.as_str()), (requests.len(), "delivered"));
@@ -70,14 +81,20 @@ async fn many_alerts_go_in_batches_and_only_the_culprit_dies() {
     let requests = receiver.requests();
     assert!(requests.iter().any(|request| request.path.ends_with("/batch_events") && request.events > 1));
     assert!(requests.iter().all(|request| request.events <= 10 && request.body.len() <= 9_400), "no request is too large");
-    let row = database.client.query_one("SELECT key, reason, status, answer FROM items_listen.delivery WHERE state = 'dead'", &[]).await;
+    let row = database
+        .client
+        .query_one("SELECT key, reason, status, answer FROM items_listen.delivery WHERE state = 'dead'", &[])
+        .await;
     let row = row.expect("one is dead");
     assert_eq!((row.get::<_, String>(0), row.get::<_, String>(1), row.get::<_, i32>(2)), ("[13]".into(), "rejected".into(), 400));
     assert!(row.get::<_, String>(3).contains("not acceptable"));
     let (code, out, _) = daemon.run(&["deliveries", "list", "--state", "dead", "--json"]).await;
     let line: serde_json::Value = serde_json::from_str(out.trim()).expect("one line of JSON");
     assert_eq!(code, 0);
-    assert_eq!((line["key"]["tenant_id"].as_i64(), line["state"].as_str(), line["attempts"].as_i64()), (Some(13), Some("dead"), Some(1)));
+    assert_eq!(
+        (line["key"]["tenant_id"].as_i64(), line["state"].as_str(), line["attempts"].as_i64()),
+        (Some(13), Some("dead"), Some(1))
+    );
     assert_eq!(line["body"]["channels"], serde_json::json!(["private-tenant.13.orders"]));
     assert_eq!(daemon.run(&["status"]).await.0, 1, "something is dead");
     // Mended on the other side, it may be sent again.
@@ -112,7 +129,8 @@ async fn an_endpoint_that_refuses_everything_is_paused_and_nothing_is_lost() {
     receiver.status(200);
     first.start().await;
     let events = receiver.wait_for(3).await;
-    let of_one: Vec<String> = events.iter().filter(|event| event.data["key"]["tenant_id"] == 1).map(|event| event.text("transition")).collect();
+    let of_one: Vec<String> =
+        events.iter().filter(|event| event.data["key"]["tenant_id"] == 1).map(|event| event.text("transition")).collect();
     assert_eq!(of_one, ["raised", "escalated"]);
     support::eventually("it is ok again", async || (first.run(&["status"]).await.0 == 0).then_some(())).await;
 }
@@ -138,7 +156,8 @@ async fn what_is_too_old_is_dead_with_that_reason() {
     daemon.start().await;
     insert(&database, 1, 20).await;
     let reason = support::eventually("it is given up", async || {
-        let row = database.client.query_opt("SELECT reason FROM items_listen.delivery WHERE state = 'dead'", &[]).await.expect("asks");
+        let row =
+            database.client.query_opt("SELECT reason FROM items_listen.delivery WHERE state = 'dead'", &[]).await.expect("asks");
         row.map(|row| row.get::<_, String>(0))
     })
     .await;
@@ -181,7 +200,11 @@ async fn a_name_that_cannot_be_sent_is_dead_and_holds_nobody_up() {
     let events = receiver.wait_for(1).await;
     assert_eq!(events[0].channels, ["notes.fine"]);
     let (reason, answer): (String, String) = {
-        let row = database.client.query_one("SELECT reason, answer FROM items_listen.delivery WHERE state = 'dead'", &[]).await.expect("dead");
+        let row = database
+            .client
+            .query_one("SELECT reason, answer FROM items_listen.delivery WHERE state = 'dead'", &[])
+            .await
+            .expect("dead");
         (row.get(0), row.get(1))
     };
     assert_eq!(reason, "unsendable");
@@ -219,7 +242,8 @@ async fn two_replicas_keep_the_order_and_say_everything_once() {
     .await;
     let events = receiver.accepted();
     for tenant in 0..3 {
-        let of: Vec<i64> = events.iter().filter(|event| event.data["key"]["tenant_id"] == tenant).map(|event| event.number("seq")).collect();
+        let of: Vec<i64> =
+            events.iter().filter(|event| event.data["key"]["tenant_id"] == tenant).map(|event| event.number("seq")).collect();
         assert!(of.is_sorted(), "tenant {tenant}: {of:?}");
     }
     let said: i64 = database.one("SELECT count(*) FROM items_listen.delivery").await;
@@ -246,7 +270,10 @@ async fn a_stopped_replica_is_put_out_and_the_other_goes_on() {
     receiver.wait_for(2).await;
     one.signal("CONT");
     insert(&database, 1, 6).await;
-    assert_eq!(said(&receiver.wait_for(3).await), expected(&[("raised", "warning", 20), ("escalated", "high", 25), ("escalated", "critical", 31)]));
+    assert_eq!(
+        said(&receiver.wait_for(3).await),
+        expected(&[("raised", "warning", 20), ("escalated", "high", 25), ("escalated", "critical", 31)])
+    );
     one.ready().await;
     assert_eq!(receiver.all().len(), 3);
 }
@@ -268,7 +295,8 @@ async fn what_was_leased_to_a_killed_daemon_is_sent_by_the_next_at_once() {
     let events = receiver.wait_for(2).await;
     assert_eq!(said(&events), expected(&[("raised", "warning", 20), ("escalated", "critical", 30)]));
     // A lease is 25 s here: only the proof that its holder has ended can free it sooner.
-    let waited: f64 = database.one("SELECT max(extract(epoch FROM settled_at - created_at))::float8 FROM items_listen.delivery").await;
+    let waited: f64 =
+        database.one("SELECT max(extract(epoch FROM settled_at - created_at))::float8 FROM items_listen.delivery").await;
     assert!(waited < 20.0, "{waited} s");
 }
 

@@ -83,7 +83,9 @@ async fn r2_while_a_marker_is_visible_nothing_is_evaluated() {
     exact(&database, "orders", TRUE_ORDERS).await;
     for _ in 0..20 {
         // A key that is always at 19, whatever the daemon sees in between: never a word about it.
-        database.sql("BEGIN; TRUNCATE orders; INSERT INTO orders (tenant_id) SELECT g % 5 FROM generate_series(1, 95) g; COMMIT").await;
+        database
+            .sql("BEGIN; TRUNCATE orders; INSERT INTO orders (tenant_id) SELECT g % 5 FROM generate_series(1, 95) g; COMMIT")
+            .await;
     }
     exact(&database, "orders", TRUE_ORDERS).await;
     assert_eq!(receiver.all().len(), 0);

@@ -51,7 +51,10 @@ async fn t3_an_expression_that_fails_on_a_row_fails_no_writer_and_only_degrades_
     let watches = format!(
         "{}{}",
         ORDERS,
-        ORDERS.replace("name = \"orders\"", "name = \"divided\"").replace("status = 'open'", "10 / divisor >= 1").replace("orders.many", "divided.many")
+        ORDERS
+            .replace("name = \"orders\"", "name = \"divided\"")
+            .replace("status = 'open'", "10 / divisor >= 1")
+            .replace("orders.many", "divided.many")
     );
     let mut daemon = daemon(&config(&database, &receiver, &watches));
     daemon.start().await;
@@ -64,7 +67,9 @@ async fn t3_an_expression_that_fails_on_a_row_fails_no_writer_and_only_degrades_
     assert!(degraded["error"].as_str().is_some_and(|error| error.contains("22012")), "the SQLSTATE is named: {degraded}");
     // The row is mended: it is counted anew, and what was missed is said.
     database.sql("UPDATE orders SET divisor = 1").await;
-    receiver.wait("the mended watch", |events| events.iter().any(|event| event.name == "divided.many" && event.number("count") == 20)).await;
+    receiver
+        .wait("the mended watch", |events| events.iter().any(|event| event.name == "divided.many" && event.number("count") == 20))
+        .await;
 }
 
 #[tokio::test]
@@ -93,7 +98,10 @@ async fn t5_a_cancel_never_leaves_the_doorbells_lock_behind() {
     // Test and release are one expression: what the loop shows by luck, the text shows for certain.
     let source: String = database.one("SELECT prosrc FROM pg_proc WHERE proname = 'watch_1_insert'").await;
     let one: String = source.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(one.contains("IF (CASE WHEN pg_try_advisory_lock_shared(") && one.contains("THEN NOT pg_advisory_unlock_shared("), "{one}");
+    assert!(
+        one.contains("IF (CASE WHEN pg_try_advisory_lock_shared(") && one.contains("THEN NOT pg_advisory_unlock_shared("),
+        "{one}"
+    );
 }
 
 #[tokio::test]
@@ -206,7 +214,8 @@ async fn a_watch_that_leaves_the_configuration_leaves_the_table() {
     daemon.terminate().await;
     daemon.configure(&config(&database, &receiver, ORDERS));
     daemon.start().await;
-    let triggers: i64 = database.one("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND NOT tgisinternal").await;
+    let triggers: i64 =
+        database.one("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND NOT tgisinternal").await;
     assert_eq!(triggers, 4);
     let open: i64 = database.one("SELECT count(*) FROM items_listen.alert WHERE watch = 'others' AND resolved_at IS NULL").await;
     assert_eq!(open, 0);

@@ -25,8 +25,14 @@ async fn statements_of_every_kind() {
         ("update into the condition", "UPDATE orders SET status = 'open' WHERE id % 10 = 0"),
         ("update of nothing that counts", "UPDATE orders SET status = status"),
         ("delete", "DELETE FROM orders WHERE id % 7 = 0"),
-        ("no row", "DELETE FROM orders WHERE false; UPDATE orders SET tenant_id = 1 WHERE false; INSERT INTO orders SELECT * FROM orders WHERE false"),
-        ("null key", "INSERT INTO orders (tenant_id) VALUES (NULL), (NULL); UPDATE orders SET tenant_id = 6 WHERE id = (SELECT max(id) FROM orders)"),
+        (
+            "no row",
+            "DELETE FROM orders WHERE false; UPDATE orders SET tenant_id = 1 WHERE false; INSERT INTO orders SELECT * FROM orders WHERE false",
+        ),
+        (
+            "null key",
+            "INSERT INTO orders (tenant_id) VALUES (NULL), (NULL); UPDATE orders SET tenant_id = 6 WHERE id = (SELECT max(id) FROM orders)",
+        ),
         (
             "on conflict",
             "INSERT INTO orders (id, tenant_id) SELECT g, 8 FROM generate_series(1, 60) g
@@ -39,10 +45,16 @@ async fn statements_of_every_kind() {
              WHEN MATCHED AND s.id % 2 = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET tenant_id = 3
              WHEN NOT MATCHED THEN INSERT (id, tenant_id) VALUES (s.id, 2)",
         ),
-        ("writable cte", "WITH gone AS (DELETE FROM orders WHERE tenant_id = 3 RETURNING id) INSERT INTO orders (tenant_id) SELECT 4 FROM gone"),
+        (
+            "writable cte",
+            "WITH gone AS (DELETE FROM orders WHERE tenant_id = 3 RETURNING id) INSERT INTO orders (tenant_id) SELECT 4 FROM gone",
+        ),
         ("cascading update", "UPDATE tenants SET id = 40 WHERE id = 4"),
         ("cascading delete", "DELETE FROM tenants WHERE id = 8"),
-        ("updatable view", "INSERT INTO open_orders (tenant_id, status) VALUES (1, 'open'); DELETE FROM open_orders WHERE tenant_id = 2"),
+        (
+            "updatable view",
+            "INSERT INTO open_orders (tenant_id, status) VALUES (1, 'open'); DELETE FROM open_orders WHERE tenant_id = 2",
+        ),
         ("rollback", "BEGIN; INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 9); ROLLBACK"),
         (
             "savepoints",
@@ -51,9 +63,15 @@ async fn statements_of_every_kind() {
         ),
         ("truncate", "TRUNCATE orders"),
         ("after truncate", "INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 3)"),
-        ("truncate and more in one transaction", "BEGIN; INSERT INTO orders (tenant_id) VALUES (1); TRUNCATE orders; INSERT INTO orders (tenant_id) VALUES (2), (2); COMMIT"),
+        (
+            "truncate and more in one transaction",
+            "BEGIN; INSERT INTO orders (tenant_id) VALUES (1); TRUNCATE orders; INSERT INTO orders (tenant_id) VALUES (2), (2); COMMIT",
+        ),
         ("a truncate that is rolled back", "BEGIN; TRUNCATE orders; ROLLBACK; INSERT INTO orders (tenant_id) VALUES (2)"),
-        ("cascading truncate", "TRUNCATE tenants CASCADE; INSERT INTO tenants VALUES (1); INSERT INTO orders (tenant_id) VALUES (1)"),
+        (
+            "cascading truncate",
+            "TRUNCATE tenants CASCADE; INSERT INTO tenants VALUES (1); INSERT INTO orders (tenant_id) VALUES (1)",
+        ),
     ];
     for (way, sql) in ways {
         eprintln!("{way}");
@@ -87,7 +105,10 @@ async fn partitions_through_the_root_and_straight_to_a_leaf() {
         ("through the root", "INSERT INTO orders (tenant_id) SELECT g % 3 + 1 FROM generate_series(1, 30) g"),
         ("straight to a leaf", "INSERT INTO orders_1 (tenant_id) VALUES (1), (1); DELETE FROM orders_2_2"),
         ("through an intermediate", "INSERT INTO orders_2 (tenant_id) VALUES (2), (3), (3)"),
-        ("moved between partitions", "UPDATE orders SET tenant_id = 3 WHERE tenant_id = 1; UPDATE orders_2 SET tenant_id = 2 WHERE tenant_id = 3"),
+        (
+            "moved between partitions",
+            "UPDATE orders SET tenant_id = 3 WHERE tenant_id = 1; UPDATE orders_2 SET tenant_id = 2 WHERE tenant_id = 3",
+        ),
         ("a leaf is truncated", "TRUNCATE orders_2_2"),
     ];
     for (way, sql) in ways {
@@ -97,7 +118,9 @@ async fn partitions_through_the_root_and_straight_to_a_leaf() {
     }
     // ATTACH, DETACH and DROP run no trigger: they are noticed within a poll.
     database.sql("INSERT INTO orders_4 (tenant_id) SELECT 4 FROM generate_series(1, 25); ALTER TABLE orders ATTACH PARTITION orders_4 FOR VALUES IN (4)").await;
-    receiver.wait("the attached partition is counted", |events| events.iter().any(|event| event.data["key"]["tenant_id"] == 4)).await;
+    receiver
+        .wait("the attached partition is counted", |events| events.iter().any(|event| event.data["key"]["tenant_id"] == 4))
+        .await;
     exact(&database, "orders", TRUE_ORDERS).await;
     database.sql("INSERT INTO orders_4 (tenant_id) VALUES (4)").await;
     exact(&database, "orders", TRUE_ORDERS).await;

@@ -38,7 +38,10 @@ impl Daemon {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars() {
-            if ["PG", "DB_", "DATABASE_", "BROADCAST", "PUSHER", "REVERB", "ITEMS_LISTEN", "INVENTORY"].iter().any(|prefix| name.starts_with(prefix)) {
+            if ["PG", "DB_", "DATABASE_", "BROADCAST", "PUSHER", "REVERB", "ITEMS_LISTEN", "INVENTORY"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+            {
                 command.env_remove(name);
             }
         }
@@ -81,11 +84,7 @@ impl Daemon {
     /// Waits until `/readyz` says so.
     pub async fn ready(&self) {
         super::eventually(&format!("ready; {:?}", self.log_tail()), async || {
-            if self.child.is_some() {
-                self.get("/readyz").await.filter(|(status, _)| *status == 200)
-            } else {
-                None
-            }
+            if self.child.is_some() { self.get("/readyz").await.filter(|(status, _)| *status == 200) } else { None }
         })
         .await;
     }

@@ -38,17 +38,23 @@ fn bin() -> PathBuf {
             found.push((version, entry.path().join("bin")));
         }
     }
-    for path in std::env::var("PATH").unwrap_or_default().split(':').chain(["/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql/bin"]) {
+    for path in
+        std::env::var("PATH").unwrap_or_default().split(':').chain(["/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql/bin"])
+    {
         found.push((0, PathBuf::from(path)));
     }
     found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     let bin = found.into_iter().map(|(_, bin)| bin).find(|bin| bin.join("initdb").exists() && bin.join("postgres").exists());
-    bin.expect("no PostgreSQL server programs: run `make test`, which installs them, or set PG_BINDIR to the directory with initdb")
+    bin.expect(
+        "no PostgreSQL server programs: run `make test`, which installs them, or set PG_BINDIR to the directory with initdb",
+    )
 }
 
 /// initdb and postgres refuse to run as root: then they run as somebody else.
 fn unprivileged() -> Option<(u32, u32)> {
-    let id = |what: &str| Command::new("id").arg(what).output().ok().and_then(|out| String::from_utf8(out.stdout).ok()?.trim().parse().ok());
+    let id = |what: &str| {
+        Command::new("id").arg(what).output().ok().and_then(|out| String::from_utf8(out.stdout).ok()?.trim().parse().ok())
+    };
     if id("-u") != Some(0u32) {
         return None;
     }
@@ -101,7 +107,8 @@ impl Server {
                 self.port = free_port();
             }
             let options = format!("-p {} -c unix_socket_directories={}", self.port, self.directory.display());
-            let started = self.command("pg_ctl", &["-D", "data", "-w", "-t", "60", "-l", "log", "-o", &options, "start"]).status();
+            let started =
+                self.command("pg_ctl", &["-D", "data", "-w", "-t", "60", "-l", "log", "-o", &options, "start"]).status();
             if started.is_ok_and(|status| status.success()) {
                 let pid = std::fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap_or_default();
                 let line = format!("{}\n", pid.lines().next().unwrap_or_default());
@@ -140,7 +147,11 @@ impl Server {
     /// A client program (psql, pgbench) with the server's address in its environment.
     pub fn program(&self, program: &str, database: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
-        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string()).env("PGUSER", "postgres").env("PGDATABASE", database);
+        command
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", database);
         command
     }
 

@@ -164,7 +164,16 @@ impl Receiver {
                 let seen: Vec<String> = self
                     .all()
                     .iter()
-                    .map(|event| format!("{} {} {} {} → {}", event.text("watch"), event.data["key"], event.text("transition"), event.data["count"], event.status))
+                    .map(|event| {
+                        format!(
+                            "{} {} {} {} → {}",
+                            event.text("watch"),
+                            event.data["key"],
+                            event.text("transition"),
+                            event.data["count"],
+                            event.status
+                        )
+                    })
                     .collect();
                 panic!("{what}: not within {:?}; seen were {seen:#?}", super::PATIENCE);
             }
@@ -176,13 +185,31 @@ impl Receiver {
         self.wait(&format!("{count} events"), |events| events.len() >= count).await
     }
 
+    /// Waits, for as long as it takes, until more than so many were accepted.
+    pub async fn wait_for_more(&self, known: usize) -> Vec<Event> {
+        loop {
+            let came = self.inner.came.notified();
+            let accepted = self.accepted();
+            if accepted.len() > known {
+                return accepted;
+            }
+            came.await;
+        }
+    }
+
     /// `[endpoints.NAME]` for this receiver.
     pub fn endpoint(&self, name: &str) -> String {
         format!("[endpoints.{name}]\nurl = \"{}\"\napp_id = \"{APP_ID}\"\nkey = \"{KEY}\"\nsecret = \"{SECRET}\"\n", self.url())
     }
 }
 
-async fn receive(State(inner): State<Arc<Inner>>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> impl IntoResponse {
+async fn receive(
+    State(inner): State<Arc<Inner>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> impl IntoResponse {
     if !is_signed(&method, &uri, &body) {
         *inner.refused_signatures.lock().expect("no panic") += 1;
         return (StatusCode::UNAUTHORIZED, "bad signature".to_owned());
@@ -233,13 +260,17 @@ fn is_signed(method: &Method, uri: &Uri, body: &[u8]) -> bool {
     if !body.is_empty() && parameters.get("body_md5") != Some(&hex(&md5::Md5::digest(body)).as_str()) {
         return false;
     }
-    let fresh = parameters.get("auth_timestamp").and_then(|text| text.parse::<i64>().ok()).is_some_and(|at| {
-        (at - jiff::Timestamp::now().as_second()).abs() < 600
-    });
+    let fresh = parameters
+        .get("auth_timestamp")
+        .and_then(|text| text.parse::<i64>().ok())
+        .is_some_and(|at| (at - jiff::Timestamp::now().as_second()).abs() < 600);
     let mut pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
     pairs.sort();
     let text = format!("{method}\n{}\n{}", uri.path(), pairs.join("&"));
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET.as_bytes()).expect("any key");
     mac.update(text.as_bytes());
-    fresh && parameters.get("auth_key") == Some(&KEY) && uri.path().starts_with(&format!("/apps/{APP_ID}/")) && hex(&mac.finalize().into_bytes()) == signature
+    fresh
+        && parameters.get("auth_key") == Some(&KEY)
+        && uri.path().starts_with(&format!("/apps/{APP_ID}/"))
+        && hex(&mac.finalize().into_bytes()) == signature
 }

@@ -1,0 +1,31 @@
+# The commands that a newcomer and CI need. They install what is missing, and say what they do.
+
+.PHONY: help demo test e2e lint doc ci clean
+
+help: ## What there is
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forever stays)
+	@scripts/tools cargo cc
+	@bin=$$(scripts/postgres) && scripts/building && cargo build --quiet --locked --bin items-listen --example demo \
+		&& PG_BINDIR=$$bin FOR=$(FOR) cargo run --quiet --locked --example demo
+
+test: ## All tests, on a PostgreSQL that they start themselves
+	@scripts/tools cargo cc
+	@bin=$$(scripts/postgres) && PG_BINDIR=$$bin cargo test --locked
+
+e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo
+	@scripts/tools cargo cc node npm
+	@cargo build --quiet --locked --bin items-listen
+	@ITEMS_LISTEN_BIN="$$(scripts/target)/debug/items-listen" tests/e2e/run
+
+lint: ## Formatting, clippy, rustdoc: warnings are errors
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+ci: ## What decides whether a submission lands
+	bash .ci/run
+
+clean: ## Remove what was built here
+	cargo clean
