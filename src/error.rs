@@ -20,6 +20,8 @@ pub enum Error {
     Unavailable(String),
     /// The database said no.
     Database(tokio_postgres::Error),
+    /// The command line asks for what there is not: exit code 2.
+    Usage(String),
     /// Anything else: exit code 1.
     Failed(String),
 }
@@ -30,6 +32,7 @@ impl Error {
         match self {
             Error::Config(_) | Error::SchemaTooNew { .. } => 78,
             Error::Unavailable(_) => 69,
+            Error::Usage(_) => 2,
             Error::Database(error) if error.as_db_error().is_none() => 69,
             Error::Database(_) | Error::Failed(_) => 1,
         }
@@ -55,7 +58,7 @@ impl fmt::Display for Error {
                 f,
                 "the schema in the database is version {found}, this program knows up to {known}: install a newer items-listen"
             ),
-            Error::Unavailable(what) | Error::Failed(what) => f.write_str(what),
+            Error::Unavailable(what) | Error::Usage(what) | Error::Failed(what) => f.write_str(what),
             Error::Database(error) => match error.as_db_error() {
                 Some(db) => {
                     write!(f, "{} (SQLSTATE {})", db.message(), db.code().code())?;

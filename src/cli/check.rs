@@ -56,8 +56,8 @@ impl Findings {
         self.add(Level::Error, subject, what, Some(remedy.into()));
     }
 
-    fn has_errors(&self) -> bool {
-        self.all.iter().any(|finding| finding.level == Level::Error)
+    fn is_well(&self) -> bool {
+        self.all.iter().all(|finding| finding.level == Level::Ok)
     }
 }
 
@@ -72,16 +72,16 @@ pub(super) async fn run(location: &Location, offline: bool, json: bool) -> Resul
         look_at_endpoints(&config, &mut findings).await;
     }
     show(&findings, json);
-    Ok(match (findings.unreachable, findings.has_errors()) {
+    Ok(match (findings.unreachable, findings.is_well()) {
         (true, _) => 69,
-        (false, true) => 1,
-        (false, false) => 0,
+        (false, false) => 1,
+        (false, true) => 0,
     })
 }
 
 fn show(findings: &Findings, json: bool) {
     if json {
-        let document = serde_json::json!({ "ok": !findings.has_errors(), "findings": findings.all });
+        let document = serde_json::json!({ "ok": findings.is_well(), "findings": findings.all });
         print(&document.to_string());
         return;
     }
@@ -96,11 +96,11 @@ fn show(findings: &Findings, json: bool) {
             print(&format!("         → {}", plain(remedy)));
         }
     }
-    let errors = findings.all.iter().filter(|finding| finding.level == Level::Error).count();
-    print(&match errors {
+    let open = findings.all.iter().filter(|finding| finding.level != Level::Ok).count();
+    print(&match open {
         0 => "\nAll is well. Next: items-listen run, and items-listen --trigger COUNT to see an alert arrive.".to_owned(),
-        1 => "\n1 error: mend it as said above, and check again.".to_owned(),
-        errors => format!("\n{errors} errors: mend them as said above, and check again."),
+        1 => "\n1 finding: mend it as said above, and check again.".to_owned(),
+        open => format!("\n{open} findings: mend them as said above, and check again."),
     });
 }
 
@@ -230,7 +230,11 @@ async fn look_at_schema(
             Ok(false)
         }
         Err(error) => {
-            findings.error("schema", error.to_string(), "install the newer program");
+            let remedy = match error {
+                Error::SchemaTooNew { .. } => "install the newer program",
+                _ => "connect as the role that installed the schema, or as one that it was granted to",
+            };
+            findings.error("schema", error.to_string(), remedy);
             Ok(false)
         }
     }
@@ -255,13 +259,10 @@ async fn look_at_watch(
             return Ok(());
         }
     };
-    if let Err(error) = definition.prove_immutable(client).await {
-        findings.error(&subject, error.to_string(), "correct where in the configuration");
-        return Ok(());
-    }
     let privileges = "SELECT has_table_privilege($1, 'SELECT'), has_table_privilege($1, 'TRIGGER')";
     let row = client.query_one(privileges, &[&definition.relation]).await?;
-    for (privilege, has) in [("SELECT", row.get::<_, bool>(0)), ("TRIGGER", row.get::<_, bool>(1))] {
+    let may_read: bool = row.get(0);
+    for (privilege, has) in [("SELECT", may_read), ("TRIGGER", row.get::<_, bool>(1))] {
         if !has {
             let user: String = client.query_one("SELECT current_user::text", &[]).await?.get(0);
             findings.error(
@@ -270,6 +271,21 @@ async fn look_at_watch(
                 format!("GRANT {privilege} ON {} TO {};", definition.relation, crate::db::quote(&user)),
             );
         }
+    }
+    let owns = "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = to_regclass($1)";
+    if !client.query_one(owns, &[&definition.relation]).await?.get::<_, bool>(0) {
+        findings.warn(
+            &subject,
+            format!("this role may put triggers on {relation}, but not take them away or change their definition under a lock"),
+            "let the table's owner run items-listen install and uninstall, or make this role a member of it",
+        );
+    }
+    if !may_read {
+        return Ok(());
+    }
+    if let Err(error) = definition.prove_immutable(client).await {
+        findings.error(&subject, error.to_string(), "correct where in the configuration");
+        return Ok(());
     }
     let found = if installed { install::find(client, schema, &watch.name).await? } else { None };
     let Some((found, text)) = found else {

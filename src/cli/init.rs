@@ -14,7 +14,7 @@ pub(super) fn run(location: &Location, table: Option<&str>) -> Result<u8, Error>
     let borrowed = location.env_file.as_deref().map(read_env_file).transpose()?.unwrap_or_default();
     let variables = Variables::new(&environment, &borrowed);
     let table = table.unwrap_or("public.items");
-    let relation = Relation::parse(table).map_err(|what| Error::Failed(format!("--table: {what}")))?;
+    let relation = Relation::parse(table).map_err(|what| Error::Usage(format!("--table: {what}")))?;
     super::print(configuration(&variables, table, &relation).trim_end());
     let env_file = location.env_file.as_deref().map_or(String::new(), |path| format!(" --env-file {}", path.display()));
     eprintln!(

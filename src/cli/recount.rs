@@ -20,7 +20,7 @@ pub(super) async fn run(config: &Config, name: Option<&str>) -> Result<u8, Error
         && config.watch(name).is_none()
     {
         let names: Vec<&str> = config.watches.iter().map(|watch| watch.name.as_str()).collect();
-        return Err(Error::Failed(format!("there is no watch \"{name}\"; there are {}", names.join(", "))));
+        return Err(Error::Usage(format!("there is no watch \"{name}\"; there are {}", names.join(", "))));
     }
     for watch in config.watches.iter().filter(|watch| name.is_none_or(|name| name == watch.name)) {
         if !matches!(watch.source, Source::Table { .. }) {

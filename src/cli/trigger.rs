@@ -113,9 +113,9 @@ fn choose(config: &Config, name: Option<&str>) -> Result<usize, Error> {
             .watches
             .iter()
             .position(|watch| watch.name == name)
-            .ok_or_else(|| Error::Failed(format!("there is no watch \"{name}\"; there are {}", names()))),
+            .ok_or_else(|| Error::Usage(format!("there is no watch \"{name}\"; there are {}", names()))),
         None if config.watches.len() == 1 => Ok(0),
-        None => Err(Error::Failed(format!("which watch? Say --watch NAME; there are {}", names()))),
+        None => Err(Error::Usage(format!("which watch? Say --watch NAME; there are {}", names()))),
     }
 }
 
@@ -123,7 +123,7 @@ fn key(watch: &Watch, given: &[String]) -> Result<Key, Error> {
     let mut object = Map::new();
     for pair in given {
         let Some((column, value)) = pair.split_once('=') else {
-            return Err(Error::Failed(format!("--key {pair}: COLUMN=VALUE is wanted")));
+            return Err(Error::Usage(format!("--key {pair}: COLUMN=VALUE is wanted")));
         };
         // 7 is a number, as the database has it; what must be a text of digits is written "7" in quotes.
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
@@ -132,7 +132,7 @@ fn key(watch: &Watch, given: &[String]) -> Result<Key, Error> {
     Key::from_object(&watch.key, &object).map_err(|what| {
         let wanted: Vec<String> = watch.key.iter().map(|column| format!("--key {column}=…")).collect();
         let wanted = if wanted.is_empty() { "this watch has no key".to_owned() } else { wanted.join(" ") };
-        Error::Failed(format!("{what}; say {wanted}"))
+        Error::Usage(format!("{what}; say {wanted}"))
     })
 }
 
@@ -234,9 +234,13 @@ async fn through_outbox(
 
 async fn read(client: &tokio_postgres::Client, schema: &crate::db::schema::Schema, ids: &[i64]) -> Result<Vec<Delivered>, Error> {
     let sql = schema.sql(
-        "SELECT endpoint, channels, event, state, status, reason,
-                (extract(epoch FROM settled_at - created_at) * 1000)::bigint, answer
-         FROM items_listen.delivery WHERE id = ANY ($1) ORDER BY id",
+        // One that waits behind others for a paused endpoint was never attempted itself.
+        "SELECT d.endpoint, d.channels, d.event, d.state, d.status, coalesce(d.reason, e.reason),
+                (extract(epoch FROM d.settled_at - d.created_at) * 1000)::bigint, coalesce(d.answer, e.last_error)
+         FROM items_listen.delivery d
+         LEFT JOIN items_listen.endpoint e
+                ON e.name = d.endpoint AND e.state = 'paused' AND e.until > clock_timestamp() AND d.state = 'pending'
+         WHERE d.id = ANY ($1) ORDER BY d.id",
     );
     let rows = client.query(sql.as_str(), &[&ids]).await?;
     Ok(rows
@@ -331,6 +335,9 @@ fn outcome(delivered: &Delivered) -> String {
         "dead" => format!("{status}dead, {reason}{answer}"),
         _ if delivered.is_paused() => {
             format!("{status}refused, {reason}{answer}; kept in the outbox, look at app_id, key and secret of the endpoint")
+        }
+        _ if reason.is_empty() => {
+            "not delivered in time: earlier ones of its key wait for the endpoint; kept in the outbox".to_owned()
         }
         _ => format!("{status}not delivered in time, {reason}{answer}; kept in the outbox"),
     }

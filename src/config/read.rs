@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::document::{Entry, Mistake, Node, Origin, Value, parse};
 use super::environment::Variables;
 use super::read_endpoint::endpoints;
-use super::read_watch::{default_watch, watches};
+use super::read_watch::{NO_ENDPOINT, default_watch, watches};
 use super::reader::{Mistakes, Section};
 use super::{Config, Database, Doorbell, Install, Secret};
 use crate::watch::short_hash;
@@ -35,6 +35,9 @@ pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -
     let watches = if exists || !watch_nodes.is_empty() {
         watches(watch_nodes, &names, fallback, &mut mistakes)
     } else {
+        if names.is_empty() {
+            mistakes.add(&root.origin, NO_ENDPOINT);
+        }
         vec![default_watch(&names, fallback)]
     };
     let http = http(section.node("http"), &mut mistakes);
@@ -100,7 +103,7 @@ fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mista
     let install = section.word("install", &[("auto", Install::Auto), ("manual", Install::Manual)], mistakes);
     let pool_size = section.integer("pool_size", 1..=100, mistakes);
     let doorbell = section.word("doorbell", &[("auto", Doorbell::Auto), ("on", Doorbell::On), ("off", Doorbell::Off)], mistakes);
-    let poll = section.duration("poll", mistakes);
+    let poll = section.duration_within("poll", POLL_MIN..=POLL_MAX, mistakes);
     section.finish(mistakes);
     if let Some(url) = &url
         && let Err(what) = crate::db::session::parse_url(url)
@@ -114,7 +117,7 @@ fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mista
         install: install.unwrap_or(Install::Auto),
         pool_size: usize::try_from(pool_size.unwrap_or(4)).unwrap_or(4),
         doorbell: doorbell.unwrap_or(Doorbell::Auto),
-        poll: poll.unwrap_or(std::time::Duration::from_secs(1)).clamp(POLL_MIN, POLL_MAX),
+        poll: poll.unwrap_or(std::time::Duration::from_secs(1)),
     })
 }
 

@@ -10,6 +10,9 @@ use crate::retry::Retry;
 
 /// Reverb counts request line, headers and body against 10,000 bytes; this leaves room for the first two.
 const MAX_REQUEST_BYTES_DEFAULT: i64 = 9_400;
+/// A shorter one is over before TLS is set up; a longer one makes leases, and so a crash's delay, longer still.
+const TIMEOUT_MIN: Duration = Duration::from_millis(100);
+const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
 /// All endpoints.
 pub(super) fn endpoints(node: Option<&Node>, mistakes: &mut Mistakes) -> Vec<Endpoint> {
@@ -21,7 +24,7 @@ pub(super) fn endpoints(node: Option<&Node>, mistakes: &mut Mistakes) -> Vec<End
 fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint> {
     let mut section = Section::new(format!("endpoints.{name}"), node, mistakes);
     let target = target(&mut section, mistakes);
-    let timeout = section.duration("timeout", mistakes).unwrap_or(Duration::from_secs(10));
+    let timeout = section.duration_within("timeout", TIMEOUT_MIN..=TIMEOUT_MAX, mistakes).unwrap_or(Duration::from_secs(10));
     let in_flight = section.integer("in_flight", 1..=1_000, mistakes).unwrap_or(8);
     let max_batch = section.integer("max_batch", 1..=1_000, mistakes).unwrap_or(10);
     let max_request_bytes =
@@ -31,7 +34,7 @@ fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint
     Some(Endpoint {
         name: name.to_owned(),
         target: target?,
-        timeout: timeout.clamp(Duration::from_millis(100), Duration::from_secs(300)),
+        timeout,
         in_flight: usize::try_from(in_flight).unwrap_or(8),
         max_batch: usize::try_from(max_batch).unwrap_or(10),
         max_request_bytes: usize::try_from(max_request_bytes).unwrap_or(usize::MAX),
@@ -43,7 +46,9 @@ fn retry(name: &str, node: &Node, mistakes: &mut Mistakes) -> Retry {
     let default = Retry::default();
     let mut section = Section::new(format!("endpoints.{name}.retry"), node, mistakes);
     let retry = Retry {
-        initial: section.duration("initial", mistakes).unwrap_or(default.initial).max(Duration::from_millis(1)),
+        initial: section
+            .duration_within("initial", Duration::from_millis(1)..=Duration::MAX, mistakes)
+            .unwrap_or(default.initial),
         max: section.duration("max", mistakes).unwrap_or(default.max),
         give_up_after: section.duration("give_up_after", mistakes).unwrap_or(default.give_up_after),
     };

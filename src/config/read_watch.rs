@@ -18,6 +18,9 @@ const MESSAGE_DEFAULT: &str = "{{ watch }} {{ key }} at {{ count }} of {{ thresh
 /// The threshold of the one watch there is without a configuration file.
 const THRESHOLD_DEFAULT: i64 = 20;
 const NAME_CHARS_MAX: usize = 64;
+/// What is missing where nothing could ever be sent.
+pub(super) const NO_ENDPOINT: &str =
+    "there is no endpoint; add [endpoints.main] with url, app_id, key and secret, or url = \"log:\", or set BROADCAST_CONNECTION";
 
 /// All watches.
 pub(super) fn watches(nodes: &[Node], endpoints: &[String], fallback: Option<i64>, mistakes: &mut Mistakes) -> Vec<Watch> {
@@ -271,7 +274,7 @@ fn endpoints_of(section: &mut Section<'_>, known: &[String], mistakes: &mut Mist
             return Some(vec![only.clone()]);
         }
         let what = if known.is_empty() {
-            "there is no endpoint; add [endpoints.main] with url, app_id, key and secret, or url = \"log:\"".to_owned()
+            NO_ENDPOINT.to_owned()
         } else {
             format!("watch.publish.endpoint: missing; there are several: {}", known.join(", "))
         };
@@ -316,6 +319,9 @@ fn channels(section: &mut Section<'_>, key: &[String], mistakes: &mut Mistakes) 
     for (source, origin) in templates {
         let text = Text::try_new_for_channel(&source);
         let Some(text) = checked(text, origin, "watch.publish.channels", key, mistakes) else { continue };
+        if source.starts_with(channel::ENCRYPTED) && !text.variables().is_empty() {
+            mistakes.add(origin, format!("watch.publish.channels: {}* channels are not supported yet", channel::ENCRYPTED));
+        }
         // Without values a channel can be judged at once, not only when an alert has failed.
         if text.variables().is_empty()
             && let Err(what) = channel::expand(&source)

@@ -130,6 +130,26 @@ impl<'a> Section<'a> {
         None
     }
 
+    /// A duration within bounds.
+    pub fn duration_within(
+        &mut self,
+        key: &'static str,
+        allowed: std::ops::RangeInclusive<Duration>,
+        mistakes: &mut Mistakes,
+    ) -> Option<Duration> {
+        let duration = self.duration(key, mistakes)?;
+        if allowed.contains(&duration) {
+            return Some(duration);
+        }
+        let node = self.node(key)?;
+        let bounds = match *allowed.end() {
+            Duration::MAX => format!("{:?} or longer", allowed.start()),
+            end => format!("from {:?} to {end:?}", allowed.start()),
+        };
+        self.wrong(key, node, &format!("a duration {bounds}"), mistakes);
+        None
+    }
+
     /// One of a few words.
     pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)], mistakes: &mut Mistakes) -> Option<T> {
         let (text, origin) = self.string(key, mistakes)?;

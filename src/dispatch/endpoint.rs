@@ -46,6 +46,8 @@ pub(super) struct Post {
     claim_at: Option<Instant>,
     /// The last claim found something: there may be more behind it in its lanes.
     backlog: bool,
+    /// A probe found nothing to send: the next waits until something is due.
+    nothing_to_probe: bool,
     row: Option<Row>,
     success_written: Option<Instant>,
     stopping: bool,
@@ -86,6 +88,7 @@ impl Post {
             unsettled: Vec::new(),
             claim_at: None,
             backlog: false,
+            nothing_to_probe: false,
             row: None,
             success_written: None,
             stopping: false,
@@ -189,7 +192,7 @@ impl Post {
         let probing = self.gate.closed().is_some();
         let allowed = self.gate.allowed(clock::now(), self.endpoint.in_flight);
         let room = if probing { self.endpoint.max_batch } else { self.endpoint.in_flight * self.endpoint.max_batch * 2 };
-        let due = due || (probing && allowed > 0 && self.requests == 0 && !self.lanes.has_ready());
+        let due = due || (probing && allowed > 0 && self.requests == 0 && !self.lanes.has_ready() && !self.nothing_to_probe);
         if self.stopping || self.claiming || !due || allowed == 0 || self.lanes.len() >= room || self.unsettled.len() > CLAIM_MAX
         {
             return;
@@ -229,12 +232,9 @@ impl Post {
             Done::Claimed(Ok(parcels)) => {
                 self.claiming = false;
                 self.backlog = !parcels.is_empty() || (self.backlog && !self.lanes.is_empty());
-                if parcels.is_empty() {
-                    // A probe that finds nothing to send has nothing to say either: open, and see.
-                    if self.gate.closed().is_some() && self.gate.allowed(clock::now(), 1) > 0 && self.lanes.is_empty() {
-                        self.opened();
-                    }
-                } else {
+                // An endpoint that nothing was sent to is not called well.
+                self.nothing_to_probe = parcels.is_empty();
+                if !parcels.is_empty() {
                     // There may be more, and what follows these in their lanes.
                     self.claim_at = Some(Instant::now());
                 }
@@ -398,6 +398,7 @@ impl Post {
     }
 
     fn closed(&mut self, state: &'static str, closed: &Closed, excerpt: Option<&str>) {
+        self.nothing_to_probe = false;
         lock(&self.held).open = false;
         self.give_all_back();
         self.row = Some(Row {

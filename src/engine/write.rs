@@ -387,7 +387,8 @@ fn sendable(chunk: &[Told]) -> impl Iterator<Item = (&Told, &Outgoing)> {
     all(chunk).filter(|(_, outgoing)| outgoing.unsendable.is_none())
 }
 
-/// The events of one decision: its transition, and its reading where a rule wants every reading.
+/// The events of one decision, in the order of their numbers: its reading, where a rule wants every reading and does
+/// not get the transition; and its transition.
 fn tell_decision(served: &Served, decision: &Decision, unread: Option<i64>, now: Timestamp) -> Vec<Told> {
     let rules = &served.watch.rules;
     let at = decision.state.last_at.filter(|_| decision.change.is_some()).unwrap_or(now);
@@ -395,6 +396,13 @@ fn tell_decision(served: &Served, decision: &Decision, unread: Option<i64>, now:
     let wants_change = |rule: &&Rule| {
         decision.change.is_some_and(|change| rule.wants_transition(change.transition, change.previous, change.severity))
     };
+    let wants_reading = |rule: &&Rule| rule.on.reading() && !wants_change(rule);
+    if rules.iter().any(|rule| wants_reading(&rule)) {
+        let mut event = event(served, &decision.key, decision.count, decision.threshold, decision.seq, now, unread);
+        event.severity = decision.severity_now;
+        event.alert = decision.about;
+        told.push(publish(event, &decision.key.text, served, rules.iter().filter(wants_reading)));
+    }
     if let Some(change) = decision.change {
         let mut event = event(served, &decision.key, decision.count, decision.threshold, decision.seq + 1, at, unread);
         event.transition = change.transition.as_str();
@@ -403,13 +411,6 @@ fn tell_decision(served: &Served, decision: &Decision, unread: Option<i64>, now:
         event.severity = change.severity;
         event.alert = decision.about;
         told.push(publish(event, &decision.key.text, served, rules.iter().filter(wants_change)));
-    }
-    let wants_reading = |rule: &&Rule| rule.on.reading() && !wants_change(rule);
-    if rules.iter().any(|rule| wants_reading(&rule)) {
-        let mut event = event(served, &decision.key, decision.count, decision.threshold, decision.seq, now, unread);
-        event.severity = decision.severity_now;
-        event.alert = decision.about;
-        told.push(publish(event, &decision.key.text, served, rules.iter().filter(wants_reading)));
     }
     told
 }

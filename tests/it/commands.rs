@@ -36,7 +36,7 @@ async fn trigger_classifies_sends_and_ends_in_a_verdict() {
         (&["--trigger", "25", "--key", "tenant_id=7", "--watch", "none"], "there are orders"),
     ] {
         let (code, _, err) = daemon.run(arguments).await;
-        assert!(code == 1 && err.contains(expected), "{code} {err}");
+        assert!(code == 2 && err.contains(expected), "{code} {err}");
     }
     assert_eq!(daemon.run(&["--trigger", "many"]).await.0, 2);
     assert_eq!(daemon.run(&["--trigger", "1", "status"]).await.0, 2);
@@ -220,5 +220,5 @@ async fn init_prints_a_configuration_that_is_right() {
     assert!(code == 0 && err.contains("items-listen check"), "{err}");
     daemon.configure(&out);
     assert_eq!(daemon.run(&["check", "--offline"]).await.0, 0);
-    assert_eq!(daemon.run(&["init", "--table", "a.b.c"]).await.0, 1);
+    assert_eq!(daemon.run(&["init", "--table", "a.b.c"]).await.0, 2);
 }

@@ -81,11 +81,11 @@ async fn many_alerts_go_in_batches_and_only_the_culprit_dies() {
     let requests = receiver.requests();
     assert!(requests.iter().any(|request| request.path.ends_with("/batch_events") && request.events > 1));
     assert!(requests.iter().all(|request| request.events <= 10 && request.body.len() <= 9_400), "no request is too large");
-    let row = database
-        .client
-        .query_one("SELECT key, reason, status, answer FROM items_listen.delivery WHERE state = 'dead'", &[])
-        .await;
-    let row = row.expect("one is dead");
+    let row = support::eventually("one is dead", async || {
+        let sql = "SELECT key, reason, status, answer FROM items_listen.delivery WHERE state = 'dead'";
+        database.client.query_opt(sql, &[]).await.expect("asks")
+    })
+    .await;
     assert_eq!((row.get::<_, String>(0), row.get::<_, String>(1), row.get::<_, i32>(2)), ("[13]".into(), "rejected".into(), 400));
     assert!(row.get::<_, String>(3).contains("not acceptable"));
     let (code, out, _) = daemon.run(&["deliveries", "list", "--state", "dead", "--json"]).await;
