@@ -1,6 +1,6 @@
 -- items-listen: everything that it keeps in your database, in one schema.
 --
--- The way of the data:  journal ─▶ count ─▶ episode, event ─▶ delivery.
+-- The way of the data:  journal -> count -> episode, event -> delivery.
 -- Triggers write `journal` and `marker`, and nothing else. Only the daemon writes the rest, one
 -- transaction at a time (it holds an advisory lock; see docs/decisions.md and sql/fold.sql).
 -- An application needs no right on anything here to be watched; for an inbox it may be given
@@ -27,6 +27,8 @@ CREATE TABLE items_listen.watch (
     source       text        NOT NULL CHECK (source IN ('table', 'query', 'notify')),
     relation     text,
     key_columns  text[]      NOT NULL,
+    -- Their types when the triggers were made: another type may give a key another text.
+    key_types    oid[]       NOT NULL DEFAULT '{}',
     definition   text        NOT NULL,
     generation   integer     NOT NULL UNIQUE,
     policy       text        NOT NULL,
@@ -125,7 +127,7 @@ CREATE TABLE items_listen.alert_read (
     read_seq  bigint      NOT NULL
 );
 
--- The history and the inbox: one row per episode. UPDATE … SET read_at = now() marks it read.
+-- The history and the inbox: one row per episode. UPDATE ... SET read_at = now() marks it read.
 CREATE VIEW items_listen.alert AS
 SELECT e.id, e.watch, e.key, e.severity, e.peak, e.count, e.threshold, e.percent, e.message,
        e.raised_at, e.changed_at, e.resolved_at, e.reason,
@@ -139,7 +141,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (to_jsonb(new) - 'read_at') IS DISTINCT FROM (to_jsonb(old) - 'read_at') THEN
         RAISE EXCEPTION 'only read_at of an alert may be changed'
-            USING ERRCODE = 'feature_not_supported', HINT = 'UPDATE … SET read_at = now() marks it read.';
+            USING ERRCODE = 'feature_not_supported', HINT = 'UPDATE ... SET read_at = now() marks it read.';
     END IF;
     IF new.read_at IS NULL THEN
         DELETE FROM items_listen.alert_read WHERE episode = old.id;

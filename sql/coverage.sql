@@ -33,6 +33,15 @@ JOIN pg_trigger g ON g.tgrelid = c.relid
 WHERE g.tgname = format('items_listen_%s_%s', w.id, e.event)
   AND NOT EXISTS (SELECT FROM tree t WHERE t.watch = w.id AND t.relid = c.relid)
 UNION ALL
+-- A column of the key is gone, or is of another type than the triggers were made for.
+SELECT w.id, 'retyped', NULL, NULL
+FROM items_listen.watch w
+WHERE w.source = 'table' AND to_regclass(w.relation) IS NOT NULL AND w.events <> '{}'
+  AND w.key_types IS DISTINCT FROM (
+        SELECT coalesce(array_agg(a.atttypid ORDER BY k.ord), '{}')
+        FROM unnest(w.key_columns) WITH ORDINALITY AS k (name, ord)
+        LEFT JOIN pg_attribute a ON a.attrelid = to_regclass(w.relation) AND a.attname = k.name AND NOT a.attisdropped)
+UNION ALL
 -- The set of relations is not the one that was counted.
 SELECT w.id, 'changed', NULL, NULL
 FROM items_listen.watch w

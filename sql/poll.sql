@@ -17,6 +17,7 @@ SELECT
      WHERE deadline IS NOT NULL) AS next_deadline_seconds,
     (SELECT array_agg(DISTINCT watch) FROM items_listen.marker) AS marked,
     (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding <> 'gone') AS uncovered,
+    (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding = 'gone') AS gone,
     (SELECT array_agg(e.name)
      FROM unnest($3::text[]) AS e (name)
      WHERE EXISTS (SELECT FROM items_listen.delivery d

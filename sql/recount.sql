@@ -3,7 +3,7 @@
 --
 -- It deletes no journal row and writes no count: a fold moves rows from the one to the other atomically,
 -- so their sum is the same in every snapshot, and writers, folds and recounts never wait for each other.
--- {…} is filled in by the program: the watch's id and generation, and its relation, condition and key.
+-- {...} is filled in by the program: the watch's id and generation, and its relation, condition and key.
 WITH truth AS (
     SELECT key, count(*) AS rows
     FROM (SELECT {key} AS key FROM (SELECT {parts} AS key FROM {relation} AS watched WHERE {where}) AS r) AS keyed

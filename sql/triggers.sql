@@ -1,7 +1,7 @@
 -- The triggers of one watch: what a writer's statement pays for being watched.
 --
 -- Per event one function, which belongs to the schema's owner and depends on nothing that the writer
--- set; and one statement trigger on the relation and on each of its partitions. {…} is filled in.
+-- set; and one statement trigger on the relation and on each of its partitions. {...} is filled in.
 --
 -- * No sequence is touched, no table is read but the statement's own rows, no counter row is locked.
 -- * Keys and condition are computed in a block that writes nothing and cannot fail the writer: an error

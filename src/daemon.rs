@@ -20,6 +20,7 @@ use crate::db::pool;
 use crate::db::schema::Schema;
 use crate::db::session::Connector;
 use crate::dispatch::{Context, Dispatch};
+use crate::engine::Received;
 use crate::error::Error;
 use crate::retry::Retry;
 use health::Health;
@@ -48,6 +49,8 @@ pub struct Daemon {
     pub dispatch: Dispatch,
     /// What `/readyz` says.
     pub health: Arc<Health>,
+    /// Readings that were received and are not yet committed: they outlive the session that heard them.
+    pub readings: Arc<std::sync::Mutex<Vec<Received>>>,
     /// Cancelled when the daemon is to end.
     pub stop: CancellationToken,
 }
@@ -65,7 +68,18 @@ pub async fn run(config: Config, http: Option<TcpListener>, stop: CancellationTo
     let context = Context { pool: pool.clone(), schema: schema.clone(), instance };
     let (dispatch, running) = Dispatch::start(&config.endpoints, &context)?;
     let health = Arc::new(Health::new());
-    let daemon = Daemon { config: Arc::new(config), database, connector, schema, pool, instance, dispatch, health, stop };
+    let daemon = Daemon {
+        config: Arc::new(config),
+        database,
+        connector,
+        schema,
+        pool,
+        instance,
+        dispatch,
+        health,
+        readings: Arc::default(),
+        stop,
+    };
     if let Some(listener) = http {
         crate::http::serve(listener, &daemon);
     }

@@ -50,7 +50,8 @@ pub struct Context {
 #[derive(Clone, Debug)]
 pub struct Dispatch {
     endpoints: Arc<HashMap<String, Handle>>,
-    doubted: Arc<Mutex<bool>>,
+    /// Tokens of transactions whose COMMIT was not acknowledged.
+    doubted: Arc<Mutex<HashSet<Uuid>>>,
     outbox_held: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -140,12 +141,12 @@ impl Dispatch {
         self.endpoints.get(endpoint).map_or(Duration::ZERO, |handle| handle.lease)
     }
 
-    /// Whether a new delivery of this endpoint may be born leased to us.
-    pub fn has_room(&self, endpoint: &str) -> bool {
+    /// Whether a new delivery of this endpoint may be born leased to us, beside so many that are being born.
+    pub fn has_room(&self, endpoint: &str, unborn: usize) -> bool {
         let outbox_held = self.is_held();
         self.endpoints.get(endpoint).is_some_and(|handle| {
             let held = lock(&handle.held);
-            !outbox_held && held.open && held.ids.len() < HELD_MAX
+            !outbox_held && held.open && held.ids.len() + unborn < HELD_MAX
         })
     }
 
@@ -155,11 +156,6 @@ impl Dispatch {
             let held = lock(&handle.held);
             ids.iter().all(|id| held.ids.contains(id))
         })
-    }
-
-    /// Everything in our memory.
-    pub fn held(&self) -> Vec<i64> {
-        self.endpoints.values().flat_map(|handle| lock(&handle.held).ids.iter().copied().collect::<Vec<_>>()).collect()
     }
 
     /// Takes deliveries over that were born leased to us, once their transaction is committed.
@@ -186,14 +182,19 @@ impl Dispatch {
         self.outbox_held.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Says that deliveries of this process may be in the database without being in its memory.
-    pub fn doubt(&self, _instance: Uuid) {
-        *lock(&self.doubted) = true;
+    /// Notes that what this token leases may be in the database without being in our memory.
+    pub fn doubt(&self, token: Uuid) {
+        lock(&self.doubted).insert(token);
     }
 
-    /// Whether that is so; asked once.
-    pub fn take_doubt(&self) -> bool {
-        std::mem::take(&mut *lock(&self.doubted))
+    /// Notes that it is in both.
+    pub fn trust(&self, token: Uuid) {
+        lock(&self.doubted).remove(&token);
+    }
+
+    /// The tokens of which it is not known.
+    pub fn doubted(&self) -> Vec<Uuid> {
+        lock(&self.doubted).iter().copied().collect()
     }
 
     /// Says that something of this endpoint is due.

@@ -12,7 +12,7 @@
 pub mod decide;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
@@ -79,6 +79,8 @@ pub struct Engine {
     lock: String,
     writer: Writer,
     snapshot: Snapshot,
+    /// The watches that were ours in the fold that the snapshot is from: of another's rows it says nothing.
+    snapshot_served: HashSet<i32>,
     limit: Limit,
 }
 
@@ -104,6 +106,7 @@ impl Engine {
             schema: schema.clone(),
             served: served.into_iter().map(|served| (served.id, served)).collect(),
             snapshot: Snapshot::beginning(),
+            snapshot_served: HashSet::new(),
             limit: Limit::first(),
             client,
         })
@@ -128,6 +131,7 @@ impl Engine {
     /// Forgets the snapshot: the next fold looks at the whole journal.
     pub fn forget_snapshot(&mut self) {
         self.snapshot = Snapshot::beginning();
+        self.snapshot_served.clear();
     }
 
     /// Folds once.
@@ -148,12 +152,20 @@ impl Engine {
             }
             found => found?,
         };
+        let stranger = found.served.iter().any(|id| !self.snapshot_served.contains(id));
+        if stranger && self.snapshot != Snapshot::beginning() {
+            // While it was not ours, complete folds went past its rows: look at everything.
+            self.client.batch_execute("ROLLBACK").await?;
+            self.forget_snapshot();
+            return Ok(Folded::Done { rows: 0, complete: false, marked: found.marked });
+        }
         self.writer.write(&self.client, &self.served, found.evaluated, found.now).await?;
         self.limit = self.limit.after(found.complete);
         if found.complete
             && let Some(snapshot) = Snapshot::parse(&found.snapshot)
         {
             self.snapshot = snapshot;
+            self.snapshot_served = found.served.into_iter().collect();
         }
         Ok(Folded::Done { rows: found.rows, complete: found.complete, marked: found.marked })
     }
@@ -165,6 +177,9 @@ impl Engine {
     pub async fn receive(&mut self, readings: &[Received]) -> Result<(), Error> {
         self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
         let now: Timestamp = self.client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
+        let ours = self.still_ours().await?;
+        let readings: Vec<Received> = readings.iter().filter(|reading| ours.contains(&reading.watch)).cloned().collect();
+        let readings = readings.as_slice();
         let mut states = self.states(readings).await?;
         let mut evaluated = Evaluated::default();
         for reading in readings {
@@ -199,6 +214,28 @@ impl Engine {
         let (begun, locked) = tokio::join!(biased; self.client.batch_execute("BEGIN"), self.client.query_one(lock, &[]));
         begun?;
         Ok(locked?.get(0))
+    }
+
+    /// The watches whose definition and policy in the database are the ones that we know.
+    async fn still_ours(&self) -> Result<HashSet<i32>, Error> {
+        let (ids, generations, policies) = self.known();
+        let sql = self.schema.sql(
+            "SELECT w.id FROM items_listen.watch w
+             JOIN unnest($1::int[], $2::int[], $3::text[]) AS known (id, generation, policy)
+               ON w.id = known.id AND w.generation = known.generation AND w.policy = known.policy",
+        );
+        let rows = self.client.query(sql.as_str(), &[&ids, &generations, &policies]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    fn known(&self) -> (Vec<i32>, Vec<i32>, Vec<String>) {
+        let mut known = (Vec::new(), Vec::new(), Vec::new());
+        for served in self.served.values() {
+            known.0.push(served.id);
+            known.1.push(served.generation);
+            known.2.push(served.watch.policy_hash());
+        }
+        known
     }
 
     async fn next_seq(&self) -> Result<i64, Error> {
@@ -249,14 +286,7 @@ impl Engine {
     /// Runs the deleting statement and evaluates what it says, row by row: only what has something to
     /// say is kept, so that a million keys that are fine take no memory.
     async fn take(&self) -> Result<Found, Error> {
-        let mut ids = Vec::new();
-        let mut generations = Vec::new();
-        let mut policies = Vec::new();
-        for served in self.served.values() {
-            ids.push(served.id);
-            generations.push(served.generation);
-            policies.push(served.watch.policy_hash());
-        }
+        let (ids, generations, policies) = self.known();
         let limit = self.limit.rows();
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
             [&ids, &generations, &policies, &self.snapshot.xmax, &self.snapshot.xip, &limit];
@@ -279,6 +309,7 @@ struct Found {
     complete: bool,
     snapshot: String,
     now: Timestamp,
+    served: Vec<i32>,
     marked: Vec<i32>,
     baseline: Vec<i32>,
     evaluated: Evaluated,
@@ -298,6 +329,7 @@ impl Found {
             complete,
             snapshot: row.get("snapshot"),
             now: row.get("now"),
+            served: list("served"),
             baseline: evaluated.baseline.clone(),
             marked,
             evaluated,

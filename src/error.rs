@@ -22,6 +22,8 @@ pub enum Error {
     Database(tokio_postgres::Error),
     /// The command line asks for what there is not: exit code 2.
     Usage(String),
+    /// A lock was not to be had: trying again may help. Exit code 1.
+    Busy(String),
     /// Anything else: exit code 1.
     Failed(String),
 }
@@ -34,8 +36,13 @@ impl Error {
             Error::Unavailable(_) => 69,
             Error::Usage(_) => 2,
             Error::Database(error) if error.as_db_error().is_none() => 69,
-            Error::Database(_) | Error::Failed(_) => 1,
+            Error::Database(_) | Error::Failed(_) | Error::Busy(_) => 1,
         }
+    }
+
+    /// Whether it is only a lock that was not to be had.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Error::Busy(_))
     }
 
     /// The SQLSTATE, if the database gave one.
@@ -58,7 +65,7 @@ impl fmt::Display for Error {
                 f,
                 "the schema in the database is version {found}, this program knows up to {known}: install a newer items-listen"
             ),
-            Error::Unavailable(what) | Error::Usage(what) | Error::Failed(what) => f.write_str(what),
+            Error::Unavailable(what) | Error::Usage(what) | Error::Busy(what) | Error::Failed(what) => f.write_str(what),
             Error::Database(error) => match error.as_db_error() {
                 Some(db) => {
                     write!(f, "{} (SQLSTATE {})", db.message(), db.code().code())?;

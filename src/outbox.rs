@@ -120,11 +120,11 @@ pub async fn claim(
     Ok(parcels)
 }
 
-/// Settles deliveries; what is no longer leased under its token is left alone.
+/// Settles deliveries, and gives those that were: what is no longer leased under its token is left alone.
 ///
 /// # Errors
 /// The database cannot be reached: nothing is settled.
-pub async fn settle(client: &Client, schema: &Schema, settlements: &[Settlement]) -> Result<u64, Error> {
+pub async fn settle(client: &Client, schema: &Schema, settlements: &[Settlement]) -> Result<Vec<i64>, Error> {
     let sql = schema.sql(
         "UPDATE items_listen.delivery d
          SET state = s.state, attempts = d.attempts + s.attempted,
@@ -135,7 +135,8 @@ pub async fn settle(client: &Client, schema: &Schema, settlements: &[Settlement]
              status = coalesce(s.status, d.status), answer = coalesce(s.answer, d.answer)
          FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::int[], $5::float8[], $6::text[], $7::int[], $8::text[])
               AS s (id, lease, state, attempted, delay, reason, status, answer)
-         WHERE d.id = s.id AND d.lease = s.lease AND d.state = 'pending'",
+         WHERE d.id = s.id AND d.lease = s.lease AND d.state = 'pending'
+         RETURNING d.id",
     );
     let column = |pick: &dyn Fn(&Settlement) -> Option<String>| settlements.iter().map(pick).collect::<Vec<_>>();
     let ids: Vec<i64> = settlements.iter().map(|settlement| settlement.id).collect();
@@ -149,7 +150,20 @@ pub async fn settle(client: &Client, schema: &Schema, settlements: &[Settlement]
     let answers = column(&|settlement| settlement.answer.as_ref().map(|answer| answer.replace('\0', "\u{fffd}")));
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
         [&ids, &leases, &states, &attempted, &delays, &reasons, &statuses, &answers];
-    Ok(client.execute(sql.as_str(), &parameters).await?)
+    let rows = client.query(sql.as_str(), &parameters).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Frees what was leased by transactions whose COMMIT was never acknowledged.
+///
+/// # Errors
+/// The database cannot be reached.
+pub async fn free_tokens(client: &Client, schema: &Schema, tokens: &[Uuid]) -> Result<u64, Error> {
+    let sql = schema.sql(
+        "UPDATE items_listen.delivery SET lease = NULL, lease_until = NULL, leased_by = NULL
+         WHERE state = 'pending' AND lease = ANY ($1)",
+    );
+    Ok(client.execute(sql.as_str(), &[&tokens]).await?)
 }
 
 /// Frees what is leased to a process that is known to have ended.
@@ -177,6 +191,20 @@ pub async fn hasten(client: &Client, schema: &Schema, endpoint: &str) -> Result<
     Ok(client.execute(sql.as_str(), &[&endpoint]).await?)
 }
 
+/// The endpoints that something waits for, but that no live daemon has.
+///
+/// # Errors
+/// The database cannot be reached.
+pub async fn orphaned_endpoints(client: &Client, schema: &Schema) -> Result<Vec<String>, Error> {
+    let sql = schema.sql(
+        "SELECT DISTINCT d.endpoint FROM items_listen.delivery d
+         WHERE d.state = 'pending'
+           AND NOT EXISTS (SELECT FROM items_listen.instance i
+                           WHERE d.endpoint = ANY (i.endpoints) AND i.beat_at > clock_timestamp() - interval '1 min')",
+    );
+    Ok(client.query(sql.as_str(), &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
 /// Declares dead what is older than the endpoint's `give_up_after`.
 ///
 /// # Errors
@@ -185,7 +213,7 @@ pub async fn expire(client: &Client, schema: &Schema, endpoint: &str, give_up_af
     let sql = schema.sql(
         "UPDATE items_listen.delivery SET state = 'dead', settled_at = clock_timestamp(), reason = 'expired'
          WHERE id IN (SELECT id FROM items_listen.delivery
-                      WHERE state = 'pending' AND endpoint = $1 AND lease IS NULL
+                      WHERE state = 'pending' AND endpoint = $1 AND (lease IS NULL OR lease_until < clock_timestamp())
                         AND created_at < clock_timestamp() - make_interval(secs => $2)
                       ORDER BY id LIMIT 1000)",
     );

@@ -145,6 +145,14 @@ impl Watch {
         short_hash(&format!("{:?} {:?} {overrides:?}", self.policy, self.threshold))
     }
 
+    /// Whether any of its events tells how many alerts are unread: counting them is not free.
+    pub fn wants_unread(&self) -> bool {
+        const NAME: &str = "unread_count";
+        let named = |variables: Vec<String>| variables.iter().any(|variable| variable == NAME);
+        named(self.message.variables())
+            || self.rules.iter().any(|rule| matches!(rule.data, crate::event::rule::Data::Full) || named(rule.variables()))
+    }
+
     /// The key whose text is `text`, as `items_listen.count` stores it.
     pub fn key_from_text(&self, text: &str) -> Key {
         Key::from_text(&self.key, text)
@@ -185,6 +193,9 @@ impl Key {
         let mut values = Vec::with_capacity(columns.len());
         for column in columns {
             match object.get(column) {
+                Some(Value::String(text)) if text.contains('\0') => {
+                    return Err(format!("\"{column}\" of the key holds a NUL, which no database text can"));
+                }
                 Some(value @ (Value::Null | Value::Bool(_) | Value::String(_))) => values.push(value.clone()),
                 Some(value @ Value::Number(number)) if number.is_i64() || number.is_u64() => values.push(value.clone()),
                 Some(_) => return Err(format!("\"{column}\" of the key is no whole number, string, boolean or null")),

@@ -188,6 +188,9 @@ async fn look_inside(
             "some session listens and does not read",
         );
     }
+    if let Err(error) = migrate::check_encoding(client).await {
+        findings.error("database", error.to_string(), "see the message");
+    }
     if let Err(error) = install::check_publications(client, schema, false).await {
         findings.error("publication", error.to_string(), "see the message");
     }

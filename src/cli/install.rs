@@ -6,6 +6,9 @@ use crate::db::session::Purpose;
 use crate::error::Error;
 use crate::journal::{install, retire, script};
 
+/// How often a table that is in use is tried again.
+const ROUNDS: u32 = 20;
+
 /// Puts everything in place, or prints how.
 pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publication: bool) -> Result<u8, Error> {
     let (mut client, _, schema) = super::connect(config, Purpose::Install).await?;
@@ -22,7 +25,7 @@ pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publ
     }
     let mut failed = 0;
     for watch in &config.watches {
-        match install::ensure(&mut client, &schema, watch, baseline).await {
+        match patiently(&mut client, &schema, watch, baseline).await {
             Ok(_) => {
                 install::record_error(&client, &schema, watch, None).await?;
                 super::print(&format!("{}: in place", watch.name));
@@ -41,6 +44,22 @@ pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publ
     }
     lock.release(&client).await;
     Ok(u8::from(failed > 0))
+}
+
+/// A person waits longer than a daemon: about a minute for a table that is in use.
+async fn patiently(
+    client: &mut tokio_postgres::Client,
+    schema: &crate::db::schema::Schema,
+    watch: &crate::watch::Watch,
+    baseline: bool,
+) -> Result<install::Installed, Error> {
+    for _ in 0..ROUNDS {
+        match install::ensure(client, schema, watch, baseline).await {
+            Err(error) if error.is_busy() => eprintln!("{}: {error}; trying again", watch.name),
+            done => return done,
+        }
+    }
+    install::ensure(client, schema, watch, baseline).await
 }
 
 /// Removes triggers and schema.

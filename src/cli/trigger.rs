@@ -13,6 +13,7 @@ use crate::config::{Config, Endpoint, Install, Target};
 use crate::db::migrate::{self, InstallLock};
 use crate::db::pool;
 use crate::db::session::Purpose;
+use crate::dispatch::gate::PROBE_EVERY;
 use crate::dispatch::send::Sender;
 use crate::dispatch::{Context, Dispatch};
 use crate::engine::{Engine, Served};
@@ -206,6 +207,7 @@ async fn through_outbox(
         migrate::run(&mut client, &schema).await?;
         lock.release(&client).await;
     }
+    let began: jiff::Timestamp = client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
     let pool = pool::pool(&connector, 2)?;
     let instance = Uuid::now_v7();
     let (dispatch, running) = Dispatch::start(&config.endpoints, &Context { pool, schema: schema.clone(), instance })?;
@@ -216,7 +218,7 @@ async fn through_outbox(
     let deadline = Instant::now() + timeout;
     let mut woken = Instant::now();
     let delivered = loop {
-        let delivered = read(&client, &schema, &ids).await?;
+        let delivered = read(&client, &schema, &ids, began).await?;
         if delivered.iter().all(Delivered::is_settled) || Instant::now() >= deadline {
             break delivered;
         }
@@ -232,17 +234,24 @@ async fn through_outbox(
     Ok(delivered)
 }
 
-async fn read(client: &tokio_postgres::Client, schema: &crate::db::schema::Schema, ids: &[i64]) -> Result<Vec<Delivered>, Error> {
+async fn read(
+    client: &tokio_postgres::Client,
+    schema: &crate::db::schema::Schema,
+    ids: &[i64],
+    began: jiff::Timestamp,
+) -> Result<Vec<Delivered>, Error> {
     let sql = schema.sql(
-        // One that waits behind others for a paused endpoint was never attempted itself.
+        // One that waits behind others for a paused endpoint was never attempted itself. A pause from before this run
+        // says nothing: the endpoint may have been mended, and is being tried.
         "SELECT d.endpoint, d.channels, d.event, d.state, d.status, coalesce(d.reason, e.reason),
                 (extract(epoch FROM d.settled_at - d.created_at) * 1000)::bigint, coalesce(d.answer, e.last_error)
          FROM items_listen.delivery d
          LEFT JOIN items_listen.endpoint e
-                ON e.name = d.endpoint AND e.state = 'paused' AND e.until > clock_timestamp() AND d.state = 'pending'
+                ON e.name = d.endpoint AND e.state = 'paused' AND e.until > $2::timestamptz + make_interval(secs => $3)
+               AND d.state = 'pending'
          WHERE d.id = ANY ($1) ORDER BY d.id",
     );
-    let rows = client.query(sql.as_str(), &[&ids]).await?;
+    let rows = client.query(sql.as_str(), &[&ids, &began, &PROBE_EVERY.as_secs_f64()]).await?;
     Ok(rows
         .iter()
         .map(|row| Delivered {

@@ -24,12 +24,17 @@ pub fn identity(pid: u32) -> Option<String> {
     Some(format!("{}/{}/{pid}/{started}", boot.trim(), namespace.display()))
 }
 
+/// A process that has ended, but was not waited for yet: it sends nothing any more.
+fn is_zombie(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, after)| after.trim_start().starts_with(['Z', 'X']))
+}
+
 /// When a process started, in ticks since boot: the 22nd field of its stat, after the name in parentheses.
 fn started(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after_name = stat.rsplit_once(')')?.1;
     let mut fields = after_name.split_whitespace();
-    // A zombie sends nothing any more.
     if matches!(fields.next(), Some("Z" | "X")) {
         return None;
     }
@@ -45,7 +50,16 @@ pub fn has_ended(process: &str) -> bool {
     if !own.starts_with(&format!("{boot}/{namespace}/")) {
         return false;
     }
-    pid.parse().is_ok_and(|pid| identity(pid).as_deref() != Some(process))
+    let Ok(pid) = pid.parse::<u32>() else { return false };
+    match identity(pid) {
+        Some(found) => found != process,
+        None if is_zombie(pid) => true,
+        // /proc may hide others' processes: only the kernel's word that there is none counts.
+        None => i32::try_from(pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)),
+    }
 }
 
 /// Enters this process, and frees what is leased to those that have ended.

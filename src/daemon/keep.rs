@@ -50,7 +50,14 @@ pub(super) struct Keeper {
     busy: HashSet<(Kind, i32)>,
     pause: HashMap<(Kind, i32), (Instant, Duration)>,
     degraded: HashSet<i32>,
+    /// Watches that could not be brought up, and are tried until they are.
+    wanting: HashSet<i32>,
+    /// Watches that lack something only a person can mend.
+    lacking: HashSet<i32>,
 }
+
+/// A piece of work that has ended.
+pub(super) struct Done(Result<(Kind, i32, Result<Success, Error>), tokio::task::JoinError>);
 
 #[derive(Debug)]
 enum Success {
@@ -67,12 +74,40 @@ impl Keeper {
             busy: HashSet::new(),
             pause: HashMap::new(),
             degraded: HashSet::new(),
+            wanting: HashSet::new(),
+            lacking: HashSet::new(),
         }
     }
 
     /// Takes a watch into its care.
     pub(super) fn know(&mut self, id: i32, watch: Arc<Watch>) {
         self.watches.insert(id, watch);
+    }
+
+    /// Takes a watch into its care that could not be brought up.
+    pub(super) fn want(&mut self, id: i32, watch: Arc<Watch>) {
+        self.know(id, watch);
+        self.degraded.insert(id);
+        self.wanting.insert(id);
+        self.pause.insert((Kind::Install, id), (Instant::now() + PAUSE_FIRST, PAUSE_FIRST));
+    }
+
+    /// Says of these watches what they lack, and of others that they no longer do.
+    pub(super) async fn lack(&mut self, now: &HashMap<i32, &'static str>) {
+        let mended: Vec<i32> = self.lacking.iter().filter(|id| !now.contains_key(id)).copied().collect();
+        for id in mended {
+            self.lacking.remove(&id);
+            self.degraded.remove(&id);
+            tracing::info!(watch = self.name(id), "no longer degraded");
+            self.record(id, None).await;
+        }
+        for (&id, what) in now {
+            if self.watches.contains_key(&id) && self.lacking.insert(id) {
+                self.degraded.insert(id);
+                tracing::error!(watch = self.name(id), error = what, "watch degraded; the others go on");
+                self.record(id, Some(what)).await;
+            }
+        }
     }
 
     /// Watches that cannot be served at present.
@@ -112,6 +147,8 @@ impl Keeper {
         let now = Instant::now();
         if self.pause.values().any(|(until, _)| *until <= now) {
             self.recount(marked);
+            let wanting: Vec<i32> = self.wanting.iter().copied().collect();
+            self.install(&wanting);
         }
     }
 
@@ -121,9 +158,17 @@ impl Keeper {
         self.pause.values().map(|(until, _)| *until).filter(|until| *until > now).min()
     }
 
-    /// Waits for something to be done; never, if nothing is.
-    pub(super) async fn news(&mut self) -> News {
-        let Some(done) = self.work.join_next().await else { return std::future::pending().await };
+    /// Waits for something to be done; never, if nothing is. What it gives must be handed to [`Keeper::take_in`]: this
+    /// may be dropped while it waits, and so does nothing else.
+    pub(super) async fn done(&mut self) -> Done {
+        match self.work.join_next().await {
+            Some(done) => Done(done),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes in what was done.
+    pub(super) async fn take_in(&mut self, Done(done): Done) -> News {
         let (kind, id, result) = match done {
             Ok(done) => done,
             Err(error) => {
@@ -140,10 +185,13 @@ impl Keeper {
                 News::Look
             }
             Ok(Success::Recounted(Outcome::Busy | Outcome::Uncovered)) => {
-                self.pause.insert((kind, id), (Instant::now() + PAUSE_BUSY, Duration::ZERO));
+                let before = self.pause.get(&(kind, id)).map_or(Duration::ZERO, |(_, pause)| *pause);
+                let pause = (before * 2).clamp(PAUSE_BUSY, PAUSE_FIRST * 5);
+                self.pause.insert((kind, id), (Instant::now() + pause, pause));
                 News::Nothing
             }
             Ok(Success::Installed(installed)) => {
+                self.wanting.remove(&id);
                 self.recovered(kind, id).await;
                 let Some(watch) = self.watches.get(&id) else { return News::Look };
                 News::Serve(Served { id: installed.id, generation: installed.generation, watch: Arc::clone(watch) })
@@ -171,7 +219,7 @@ impl Keeper {
         let before = self.pause.get(&(kind, id)).map_or(Duration::ZERO, |(_, pause)| *pause);
         let pause = (before * 2).clamp(PAUSE_FIRST, PAUSE_MAX);
         // A recount that gave way to somebody is no fault of the watch's.
-        let gave_way = error.sqlstate() == Some("57014") || error.sqlstate() == Some("55P03");
+        let gave_way = kind == Kind::Recount && (error.sqlstate() == Some("57014") || error.sqlstate() == Some("55P03"));
         self.pause.insert((kind, id), (Instant::now() + pause, pause));
         if gave_way {
             tracing::info!(watch = self.name(id), "the recount is put off: {error}");

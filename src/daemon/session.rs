@@ -21,7 +21,7 @@ use crate::engine::{Engine, Folded, Received, Served};
 use crate::error::Error;
 use crate::journal::fold::Snapshot;
 use crate::journal::{install, retire};
-use crate::source::doorbell::{Bell, Doorbell};
+use crate::source::doorbell::{ARM_TRIES, Bell, Doorbell};
 use crate::source::listen::{self, Listening, Notification};
 use crate::source::payload;
 use crate::source::poll::{self, Beat, Telling};
@@ -39,18 +39,53 @@ const POLL_WITHOUT_DOORBELL: Duration = Duration::from_millis(50);
 const QUEUE_USAGE_MAX: f64 = 0.1;
 /// A whole scan of the journal, whatever the snapshot says: restores and logical copies.
 const WHOLE_SCAN_EVERY: Duration = Duration::from_secs(60);
+/// So many readings are evaluated in one transaction.
+const RECEIVE_MAX: usize = 1_000;
 /// How often what was leased to ended processes is looked for, and what is too old.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs until the session is lost or the daemon is to end.
 pub(super) async fn run(daemon: &Daemon) -> Result<(), Error> {
-    let beat_every = daemon.database.poll.max(Duration::from_secs(1));
-    let listening = listen::open(&daemon.connector, beat_every).await?;
+    let Prepared { pipeline, beating } = tokio::select! {
+        prepared = prepare(daemon) => prepared?,
+        // Nothing is under way yet that would have to be finished.
+        () = daemon.stop.cancelled() => return Ok(()),
+    };
+    let lost = pipeline.listening.lost.clone();
+    tokio::select! {
+        ended = pipeline.run() => ended,
+        ended = beating => ended.and(Err(Error::Unavailable("the beat ended".to_owned()))),
+        () = lost.cancelled() => Err(Error::Unavailable("the listening connection was lost".to_owned())),
+    }
+}
+
+struct Prepared<'a, B> {
+    pipeline: Pipeline<'a>,
+    beating: B,
+}
+
+/// Installs; then LISTENs, opens the folding session, and begins to beat.
+async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Result<(), Error>>>, Error> {
     let served = install_all(daemon).await?;
     let client = daemon.connector.session(Purpose::Work).await?;
     instance::enter(&client, daemon).await?;
 
+    // Not before: the server puts this session out when it is silent for three beats.
+    let listening = listen::open(&daemon.connector, daemon.database.poll.max(Duration::from_secs(1))).await?;
     listening.client.batch_execute(&format!("LISTEN {}", daemon.schema.name())).await?;
+    let doorbell_on = doorbell_on(daemon, &listening).await?;
+    let poll_every = if doorbell_on { daemon.database.poll } else { daemon.database.poll.min(POLL_WITHOUT_DOORBELL) };
+    let telling = Arc::new(Mutex::new(Telling { snapshot: Snapshot::beginning(), ready: false, doorbell: Bell::Awake.as_str() }));
+    let (found, beats) = channel::channel(Beat::default());
+    let beating = poll::beat(
+        Arc::clone(&listening.client),
+        daemon.schema.clone(),
+        daemon.instance,
+        daemon.dispatch.names().map(str::to_owned).collect(),
+        poll_every,
+        Arc::clone(&telling),
+        found,
+    );
     daemon.health.connected();
     let engine = Engine::open(
         &daemon.connector,
@@ -60,39 +95,22 @@ pub(super) async fn run(daemon: &Daemon) -> Result<(), Error> {
         daemon.dispatch.clone(),
     )
     .await?;
-    if daemon.dispatch.take_doubt() {
-        free_doubted(daemon, &client).await?;
-    }
+    free_doubted(daemon, &client).await?;
     // Before the first fold, so that nothing is born leased in a copy of somebody else's outbox.
     let same =
         daemon.schema.sql("SELECT c.system_identifier = s.system_identifier FROM items_listen.cluster c, pg_control_system() s");
     daemon.dispatch.hold(!client.query_one(same.as_str(), &[]).await?.get::<_, bool>(0));
     drop(client);
 
-    let doorbell_on = doorbell_on(daemon, &listening).await?;
-    let poll_every = if doorbell_on { daemon.database.poll } else { daemon.database.poll.min(POLL_WITHOUT_DOORBELL) };
-    let telling = Arc::new(Mutex::new(Telling { snapshot: Snapshot::beginning(), ready: false, doorbell: Bell::Awake.as_str() }));
-    let (found, beats) = channel::channel(Beat::default());
-    let endpoints: Vec<String> = daemon.dispatch.names().map(str::to_owned).collect();
-    let beating = poll::beat(
-        Arc::clone(&listening.client),
-        daemon.schema.clone(),
-        daemon.instance,
-        endpoints,
-        poll_every,
-        Arc::clone(&telling),
-        found,
-    );
     let mut keeper = Keeper::new(daemon.clone());
     for (watch, served) in &served {
         if let Some(served) = served {
             keeper.know(served.id, Arc::clone(&served.watch));
         } else if let Some(id) = id_of(daemon, watch).await? {
-            keeper.know(id, Arc::clone(&daemon_watch(daemon, watch)));
+            keeper.want(id, daemon_watch(daemon, watch));
         }
     }
     let doorbell = Doorbell::new(Arc::clone(&listening.client), &daemon.schema, doorbell_on);
-    let lost = listening.lost.clone();
     let pipeline = Pipeline {
         daemon,
         engine,
@@ -102,7 +120,6 @@ pub(super) async fn run(daemon: &Daemon) -> Result<(), Error> {
         keeper,
         telling,
         heard_on: HashMap::new(),
-        readings: Vec::new(),
         rung: false,
         foreign: HashSet::new(),
         marked: Vec::new(),
@@ -110,13 +127,10 @@ pub(super) async fn run(daemon: &Daemon) -> Result<(), Error> {
         housekeeping_at: Instant::now() + HOUSEKEEPING_EVERY,
         deadline_at: None,
         look: false,
+        beaten: false,
         held: false,
     };
-    tokio::select! {
-        ended = pipeline.run() => ended,
-        ended = beating => ended.and(Err(Error::Unavailable("the beat ended".to_owned()))),
-        () = lost.cancelled() => Err(Error::Unavailable("the listening connection was lost".to_owned())),
-    }
+    Ok(Prepared { pipeline, beating })
 }
 
 fn daemon_watch(daemon: &Daemon, name: &str) -> Arc<crate::watch::Watch> {
@@ -191,11 +205,11 @@ async fn installed(
 
 /// What is leased to us but not in our memory: a COMMIT whose acknowledgement was lost.
 async fn free_doubted(daemon: &Daemon, client: &tokio_postgres::Client) -> Result<(), Error> {
-    let sql = daemon.schema.sql(
-        "UPDATE items_listen.delivery SET lease = NULL, lease_until = NULL, leased_by = NULL
-         WHERE state = 'pending' AND leased_by = $1 AND id <> ALL ($2)",
-    );
-    client.execute(sql.as_str(), &[&daemon.instance, &daemon.dispatch.held()]).await?;
+    let tokens = daemon.dispatch.doubted();
+    if !tokens.is_empty() {
+        crate::outbox::free_tokens(client, &daemon.schema, &tokens).await?;
+        tokens.into_iter().for_each(|token| daemon.dispatch.trust(token));
+    }
     Ok(())
 }
 
@@ -225,7 +239,6 @@ struct Pipeline<'a> {
     telling: Arc<Mutex<Telling>>,
     /// Application's channels that this session listens to, and the watches behind each.
     heard_on: HashMap<String, Vec<i32>>,
-    readings: Vec<Received>,
     rung: bool,
     foreign: HashSet<i32>,
     marked: Vec<i32>,
@@ -235,6 +248,8 @@ struct Pipeline<'a> {
     deadline_at: Option<Instant>,
     /// Something is to be folded, whether the bell rang or not.
     look: bool,
+    /// A beat was taken in.
+    beaten: bool,
     held: bool,
 }
 
@@ -318,39 +333,50 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    /// Sleeps until something is to be done.
+    /// Sleeps until something is to be done; then it is awake again.
     async fn rest(&mut self) -> Result<(), Error> {
-        let may_arm = self.beats.borrow().queue_usage <= QUEUE_USAGE_MAX;
-        let bell = self.doorbell.sleep(may_arm).await?;
-        let armed_at = Instant::now();
-        let mut catch_ups = CATCH_UPS.iter();
-        let mut look_at = if bell == Bell::Armed {
-            // A probe before arming may belong to a commit after the last fold.
-            self.rung = false;
-            if !self.fold().await? {
-                return self.doorbell.wake().await;
-            }
-            catch_ups.next().map(|after| armed_at + *after)
-        } else {
-            None
-        };
-        self.tell();
+        let mut tries = ARM_TRIES;
         loop {
-            let pause = look_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
-            self.listen_for(pause).await?;
-            let rung = std::mem::take(&mut self.rung) && self.doorbell.state() == Bell::Armed;
-            if rung || std::mem::take(&mut self.look) || !self.readings.is_empty() || self.daemon.stop.is_cancelled() {
-                return self.doorbell.wake().await;
-            }
-            if look_at.is_some_and(|at| at <= Instant::now()) {
+            let may_arm = self.beats.borrow().queue_usage <= QUEUE_USAGE_MAX;
+            let bell = self.doorbell.sleep(may_arm, tries).await?;
+            self.tell();
+            if bell == Bell::Armed {
+                // A probe before arming may belong to a commit after the last fold.
+                self.rung = false;
                 if !self.fold().await? {
                     return self.doorbell.wake().await;
                 }
+            }
+            if self.doze(bell).await? {
+                return self.doorbell.wake().await;
+            }
+            // Unarmed, and a beat has passed: whoever was awake, or held the lock, may be gone.
+            tries = 1;
+        }
+    }
+
+    /// Waits. Gives true when there is something to do, false when arming is to be tried again.
+    async fn doze(&mut self, bell: Bell) -> Result<bool, Error> {
+        let armed_at = Instant::now();
+        let mut catch_ups = CATCH_UPS.iter().filter(|_| bell == Bell::Armed);
+        let mut look_at = catch_ups.next().map(|after| armed_at + *after);
+        self.beaten = false;
+        loop {
+            let pause = look_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+            self.listen_for(pause).await?;
+            let rung = std::mem::take(&mut self.rung) && bell == Bell::Armed;
+            let waiting = rung || std::mem::take(&mut self.look) || !lock(&self.daemon.readings).is_empty();
+            if waiting || self.daemon.stop.is_cancelled() {
+                return Ok(true);
+            }
+            if look_at.is_some_and(|at| at <= Instant::now()) {
+                if !self.fold().await? {
+                    return Ok(true);
+                }
                 look_at = catch_ups.next().map(|after| armed_at + *after);
             }
-            // An unarmed sleeper tries to arm at each beat: whoever was awake may be gone.
-            if self.doorbell.state() == Bell::Unarmed && look_at.is_none() && self.beats.has_changed().unwrap_or(false) {
-                return Ok(());
+            if bell == Bell::Unarmed && self.beaten {
+                return Ok(false);
             }
         }
     }
@@ -369,7 +395,7 @@ impl Pipeline<'_> {
                 None => return Err(Error::Unavailable("the listening connection was lost".to_owned())),
             },
             () = self.daemon.stop.cancelled() => {}
-            news = self.keeper.news() => match news {
+            done = self.keeper.done() => match self.keeper.take_in(done).await {
                 News::Look => self.look = true,
                 News::Serve(served) => { self.engine.serve(served); self.serve_sources().await?; self.look = true; }
                 News::Nothing => {}
@@ -391,7 +417,7 @@ impl Pipeline<'_> {
         self.keeper.retry(&self.marked);
         if Instant::now() >= self.housekeeping_at {
             self.housekeeping_at = Instant::now() + HOUSEKEEPING_EVERY;
-            self.keep_house().await?;
+            self.keep_house().await;
         }
         Ok(())
     }
@@ -404,7 +430,7 @@ impl Pipeline<'_> {
         for id in watches {
             let Some(served) = self.engine.served().find(|served| served.id == *id) else { continue };
             match payload::parse(&notification.payload, &served.watch.key) {
-                Ok((key, count)) => self.readings.push(Received { watch: *id, key, count }),
+                Ok((key, count)) => lock(&self.daemon.readings).push(Received { watch: *id, key, count }),
                 Err(what) => {
                     let skipped = self.daemon.health.skip_payload();
                     let payload: String = notification.payload.chars().take(100).collect();
@@ -419,16 +445,26 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Evaluates the readings that came; those of one key one after another.
+    /// Evaluates the readings that came; those of one key one after another. They are forgotten only when what they
+    /// caused is committed.
     async fn receive(&mut self) -> Result<(), Error> {
-        while !self.readings.is_empty() {
-            let mut keys = HashSet::new();
-            let repeated = self.readings.iter().position(|reading| !keys.insert((reading.watch, reading.key.text.clone())));
-            let rest = self.readings.split_off(repeated.unwrap_or(self.readings.len()));
-            let now = std::mem::replace(&mut self.readings, rest);
+        loop {
+            let now: Vec<Received> = {
+                let readings = lock(&self.daemon.readings);
+                let mut keys = HashSet::new();
+                readings
+                    .iter()
+                    .take_while(|reading| keys.insert((reading.watch, &reading.key.text)))
+                    .take(RECEIVE_MAX)
+                    .cloned()
+                    .collect()
+            };
+            if now.is_empty() {
+                return Ok(());
+            }
             self.engine.receive(&now).await?;
+            lock(&self.daemon.readings).drain(..now.len());
         }
-        Ok(())
     }
 
     async fn on_beat(&mut self, beat: Beat) -> Result<(), Error> {
@@ -448,10 +484,17 @@ impl Pipeline<'_> {
         if beat.same_cluster && self.held {
             self.hold(false);
         }
+        self.beaten = true;
         self.keeper.recount(&beat.marked);
+        let mut lacking: HashMap<i32, &'static str> =
+            beat.gone.iter().map(|id| (*id, "its table does not exist; it is watched again as soon as there is one")).collect();
         if self.daemon.database.install == Install::Auto {
             self.keeper.install(&beat.uncovered);
+        } else {
+            let remedy = "its triggers are not as they should be, and install = \"manual\": run items-listen install";
+            lacking.extend(beat.uncovered.iter().map(|id| (*id, remedy)));
         }
+        self.keeper.lack(&lacking).await;
         for endpoint in beat.due.iter().filter(|_| !self.held) {
             self.daemon.dispatch.wake(endpoint);
         }
@@ -459,6 +502,7 @@ impl Pipeline<'_> {
             self.share_pauses().await?;
         }
         self.name_foreign(&beat);
+        self.leave_foreign_sources().await?;
         self.serve_sources().await?;
         self.deadline_at = beat.next_deadline.and_then(|after| Instant::now().checked_add(after));
         self.look |= beat.work;
@@ -505,7 +549,7 @@ impl Pipeline<'_> {
         let wanted: Vec<(i32, String)> = self
             .engine
             .served()
-            .filter(|served| !heard.contains(&served.id))
+            .filter(|served| !heard.contains(&served.id) && !self.foreign.contains(&served.id))
             .filter_map(|served| match &served.watch.source {
                 Source::Notify { channel } => Some((served.id, channel.clone())),
                 Source::Table { .. } => None,
@@ -522,17 +566,48 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    async fn keep_house(&mut self) -> Result<(), Error> {
+    /// Lets go of notify watches that another configuration has taken over.
+    async fn leave_foreign_sources(&mut self) -> Result<(), Error> {
+        let client = Arc::clone(&self.listening.client);
+        for (channel, watches) in &mut self.heard_on {
+            for id in watches.extract_if(.., |id| self.foreign.contains(id)) {
+                let unlock = format!("SELECT pg_advisory_unlock({})", Lock::Source(id).sql(&self.daemon.schema));
+                client.batch_execute(&unlock).await?;
+            }
+            if watches.is_empty() {
+                client.batch_execute(&format!("UNLISTEN {}", crate::db::quote(channel))).await?;
+            }
+        }
+        self.heard_on.retain(|_, watches| !watches.is_empty());
+        Ok(())
+    }
+
+    /// A fault here is no reason to lose a session that works.
+    async fn keep_house(&self) {
+        if let Err(error) = self.try_keep_house().await {
+            tracing::debug!(%error, "housekeeping");
+        }
+    }
+
+    async fn try_keep_house(&self) -> Result<(), Error> {
         let client = crate::db::pool::get(&self.daemon.pool).await?;
         instance::bury(&client, &self.daemon.schema).await?;
-        if self.daemon.dispatch.take_doubt() {
-            free_doubted(self.daemon, &client).await?;
-        }
         for endpoint in &self.daemon.config.endpoints {
             let expired =
                 crate::outbox::expire(&client, &self.daemon.schema, &endpoint.name, endpoint.retry.give_up_after).await?;
             if expired > 0 {
                 tracing::error!(endpoint = endpoint.name, deliveries = expired, "dead: older than give_up_after");
+            }
+        }
+        for endpoint in crate::outbox::orphaned_endpoints(&client, &self.daemon.schema).await? {
+            let longest = crate::retry::Retry::default().give_up_after;
+            let expired = crate::outbox::expire(&client, &self.daemon.schema, &endpoint, longest).await?;
+            if expired > 0 {
+                tracing::error!(
+                    endpoint,
+                    deliveries = expired,
+                    "dead: no daemon has this endpoint, and they are older than a day"
+                );
             }
         }
         Ok(())

@@ -55,6 +55,20 @@ pub async fn check_version(client: &Client, schema: &Schema) -> Result<Option<i3
     }
 }
 
+/// Refuses a database that cannot store every text: an endpoint's answer, or a message, could then not be written.
+///
+/// # Errors
+/// The encoding, and what to do.
+pub async fn check_encoding(client: &Client) -> Result<(), Error> {
+    let encoding: String = client.query_one("SELECT current_setting('server_encoding')", &[]).await?.get(0);
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "the database's encoding is {encoding}, and UTF8 is needed: an event or an answer may hold any character; dump it and restore it into a database WITH ENCODING 'UTF8'"
+    )))
+}
+
 /// Brings the schema up to date. The caller holds the install lock.
 ///
 /// # Errors
@@ -63,6 +77,7 @@ pub async fn run(client: &mut Client, schema: &Schema) -> Result<(), Error> {
     if check_version(client, schema).await? == Some(newest()) {
         return Ok(());
     }
+    check_encoding(client).await?;
     // refinery's own history table is in the schema, so the schema comes first.
     client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", schema.name())).await?;
     let mut runner = Runner::new(&migrations(schema)?).set_abort_divergent(false);

@@ -55,8 +55,13 @@ pub(super) struct Post {
 
 /// What a piece of work ended with.
 enum Done {
-    Answered { request: Vec<Parcel>, answer: Answer, took: Duration },
-    Settled(Vec<Settlement>),
+    Answered {
+        request: Vec<Parcel>,
+        answer: Answer,
+        took: Duration,
+    },
+    /// With the ids that were still ours to settle; `None` when stopping and the database was not there.
+    Settled(Vec<Settlement>, Vec<i64>),
     Claimed(Result<Vec<Parcel>, Error>),
 }
 
@@ -173,16 +178,20 @@ impl Post {
         // When stopping, what cannot be settled soon is left to the lease.
         let tries = if self.stopping { 10 } else { u32::MAX };
         self.work.spawn(async move {
+            let mut matched = Vec::new();
             for _ in 0..tries {
                 match settle(&context, &endpoint, &settlements, row.as_ref()).await {
-                    Ok(()) => break,
+                    Ok(ids) => {
+                        matched = ids;
+                        break;
+                    }
                     Err(error) => {
                         tracing::debug!(endpoint, %error, "settling waits for the database");
                         tokio::time::sleep(DATABASE_PAUSE).await;
                     }
                 }
             }
-            Done::Settled(settlements)
+            Done::Settled(settlements, matched)
         });
     }
 
@@ -192,7 +201,9 @@ impl Post {
         let probing = self.gate.closed().is_some();
         let allowed = self.gate.allowed(clock::now(), self.endpoint.in_flight);
         let room = if probing { self.endpoint.max_batch } else { self.endpoint.in_flight * self.endpoint.max_batch * 2 };
-        let due = due || (probing && allowed > 0 && self.requests == 0 && !self.lanes.has_ready() && !self.nothing_to_probe);
+        let waits = self.claim_at.is_some_and(|at| at > Instant::now());
+        let due =
+            due || (probing && !waits && allowed > 0 && self.requests == 0 && !self.lanes.has_ready() && !self.nothing_to_probe);
         if self.stopping || self.claiming || !due || allowed == 0 || self.lanes.len() >= room || self.unsettled.len() > CLAIM_MAX
         {
             return;
@@ -216,13 +227,10 @@ impl Post {
                 self.requests -= 1;
                 self.answered(request, &answer, took);
             }
-            Done::Settled(settlements) => {
+            Done::Settled(settlements, matched) => {
                 self.settling = false;
                 for settlement in settlements.iter().filter(|settlement| settlement.state != "pending") {
-                    if let Some(lane) = self.lanes.lane_of(settlement.id) {
-                        self.lanes.settled(&lane, settlement.id);
-                    }
-                    lock(&self.held).settle(settlement.id);
+                    self.settled(settlement.id, matched.contains(&settlement.id));
                 }
                 if self.backlog {
                     // What was settled was the head of its lane: the next may be claimed now.
@@ -248,6 +256,19 @@ impl Post {
                 self.claim_at = Some(Instant::now() + DATABASE_PAUSE);
                 tracing::debug!(endpoint = self.endpoint.name, %error, "claiming waits for the database");
             }
+        }
+    }
+
+    /// A delivery is settled, or another has it: then its lane is the other's, too.
+    fn settled(&mut self, id: i64, ours: bool) {
+        let Some(lane) = self.lanes.lane_of(id) else { return lock(&self.held).settle(id) };
+        if ours {
+            self.lanes.settled(&lane, id);
+            return lock(&self.held).settle(id);
+        }
+        for member in self.lanes.take(&lane) {
+            lock(&self.held).release(member.id);
+            self.unsettled.push(given_back(&member, Duration::ZERO, None, false));
         }
     }
 
@@ -290,7 +311,10 @@ impl Post {
                 request.iter().for_each(|parcel| self.lanes.again_alone(&parcel.lane, parcel.id));
             }
             Verdict::Dead(reason) => {
-                self.gate.succeeded();
+                // It answers, and for this event only.
+                if self.gate.succeeded() {
+                    self.opened();
+                }
                 for parcel in request {
                     tracing::error!(
                         endpoint = self.endpoint.name,
@@ -483,12 +507,13 @@ fn describe(answer: &Answer) -> (Option<i32>, Option<String>) {
     }
 }
 
-async fn settle(context: &Context, endpoint: &str, settlements: &[Settlement], row: Option<&Row>) -> Result<(), Error> {
+async fn settle(context: &Context, endpoint: &str, settlements: &[Settlement], row: Option<&Row>) -> Result<Vec<i64>, Error> {
     let client = crate::db::pool::get(&context.pool).await?;
+    let mut matched = Vec::new();
     if !settlements.is_empty() {
-        outbox::settle(&client, &context.schema, settlements).await?;
+        matched = outbox::settle(&client, &context.schema, settlements).await?;
     }
-    let Some(row) = row else { return Ok(()) };
+    let Some(row) = row else { return Ok(matched) };
     let sql = context.schema.sql(
         "INSERT INTO items_listen.endpoint AS e (name, state, reason, until, last_success_at, last_error)
          VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), CASE WHEN $5 THEN clock_timestamp() END, $6)
@@ -501,5 +526,5 @@ async fn settle(context: &Context, endpoint: &str, settlements: &[Settlement], r
     if row.hasten {
         outbox::hasten(&client, &context.schema, endpoint).await?;
     }
-    Ok(())
+    Ok(matched)
 }

@@ -23,8 +23,8 @@ use crate::pusher::body;
 use crate::pusher::classify::Reason;
 use crate::severity::{Severity, percent};
 
-/// So many deliveries are made and inserted at a time: a storm takes no more memory than this.
-const DELIVERIES_PER_INSERT: usize = 2_000;
+/// So many decisions are told and inserted at a time.
+const DECISIONS_PER_CHUNK: usize = 500;
 
 type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
@@ -87,12 +87,23 @@ impl Writer {
         evaluated: Evaluated,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let told = self.tell(client, served, &evaluated, now).await?;
-        let messages = told.iter().filter_map(|told| Some((told.event.alert?, told.event.message.clone()?))).collect();
-        let parcels = self.store_told(client, told).await?;
+        let unread = self.unread(client, served, &evaluated).await?;
+        let mut told = Telling::new(self, client);
+        let mut messages = HashMap::new();
+        // Chunk by chunk: a storm takes no more memory than one, and the server is not left waiting in a transaction.
+        for chunk in evaluated.decisions.chunks(DECISIONS_PER_CHUNK) {
+            let mut events = Vec::new();
+            for decision in chunk.iter().filter(|decision| !decision.silent) {
+                let Some(served) = served.get(&decision.watch) else { continue };
+                events.extend(tell_decision(served, decision, unread.get(served.watch.name.as_str()).copied(), now));
+            }
+            messages.extend(events.iter().filter_map(|told| Some((told.event.alert?, told.event.message.clone()?))));
+            told.store(&events).await?;
+        }
+        let born = told.born;
         self.store_episodes(client, served, &evaluated.decisions, &messages, now).await?;
         self.store_states(client, &evaluated).await?;
-        self.commit(client, parcels).await
+        self.commit(client, born).await
     }
 
     /// Writes a manual trigger and commits; gives the ids of its deliveries.
@@ -103,50 +114,32 @@ impl Writer {
         evaluated: Evaluated,
         now: Timestamp,
     ) -> Result<Vec<i64>, Error> {
-        let told = self.tell(client, served, &evaluated, now).await?;
-        let born = self.store_told(client, told).await?;
+        let unread = self.unread(client, served, &evaluated).await?;
+        let mut told = Telling::new(self, client);
+        if let Some(manual) = &evaluated.manual
+            && let Some(served) = served.get(&manual.watch)
+        {
+            told.store(&[tell_manual(served, manual, unread.get(served.watch.name.as_str()).copied(), now)]).await?;
+        }
+        let born = told.born;
         let ids = born.ids.clone();
         self.commit(client, born).await?;
         Ok(ids)
     }
 
     async fn commit(&self, client: &Client, born: Born) -> Result<(), Error> {
-        if let Err(error) = client.batch_execute("COMMIT").await {
-            // It may have been committed or not. If it was, these wait for their lease to end or for us to
-            // free it; they are not sent from here.
-            self.dispatch.doubt(self.instance);
-            return Err(error.into());
+        // Until it is acknowledged it may have been committed or not; if we are never told, what this token leases is
+        // freed by the next session, and not sent from here.
+        if let Some(token) = born.token {
+            self.dispatch.doubt(token);
         }
+        client.batch_execute("COMMIT").await?;
         self.dispatch.accept(born.parcels);
+        if let Some(token) = born.token {
+            self.dispatch.trust(token);
+        }
         born.waiting.iter().for_each(|endpoint| self.dispatch.wake(endpoint));
         Ok(())
-    }
-
-    /// Makes the events and what each publish rule wants to send of them.
-    async fn tell(
-        &self,
-        client: &Client,
-        served: &HashMap<i32, Served>,
-        evaluated: &Evaluated,
-        now: Timestamp,
-    ) -> Result<Vec<Told>, Error> {
-        if evaluated.decisions.is_empty() && evaluated.manual.is_none() {
-            return Ok(Vec::new());
-        }
-        let unread = self.unread(client, served, evaluated).await?;
-        let mut told = Vec::new();
-        for decision in evaluated.decisions.iter().filter(|decision| !decision.silent) {
-            let Some(served) = served.get(&decision.watch) else { continue };
-            let unread = unread.get(served.watch.name.as_str()).copied();
-            told.extend(tell_decision(served, decision, unread, now));
-        }
-        if let Some(manual) = &evaluated.manual
-            && let Some(served) = served.get(&manual.watch)
-        {
-            let unread = unread.get(served.watch.name.as_str()).copied();
-            told.push(tell_manual(served, manual, unread, now));
-        }
-        Ok(told)
     }
 
     /// Alerts that nobody has read, per watch, as they will be once this transaction is committed.
@@ -158,9 +151,13 @@ impl Writer {
     ) -> Result<HashMap<String, i64>, Error> {
         let watches =
             evaluated.decisions.iter().map(|decision| decision.watch).chain(evaluated.manual.iter().map(|manual| manual.watch));
-        let mut names: Vec<&str> = watches.filter_map(|id| served.get(&id)).map(|served| served.watch.name.as_str()).collect();
+        let wanting = watches.filter_map(|id| served.get(&id)).filter(|served| served.watch.wants_unread());
+        let mut names: Vec<&str> = wanting.map(|served| served.watch.name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
+        if names.is_empty() {
+            return Ok(HashMap::new());
+        }
         let of = |transition: Transition| {
             let changed = evaluated
                 .decisions
@@ -178,114 +175,6 @@ impl Writer {
             }
         }
         Ok(unread)
-    }
-
-    async fn store_told(&self, client: &Client, told: Vec<Told>) -> Result<Born, Error> {
-        let mut born = Born::default();
-        if told.is_empty() {
-            return Ok(born);
-        }
-        // One token for all that this transaction leases, counted from before it is sent.
-        let token = Uuid::new_v4();
-        let before = crate::dispatch::clock::now();
-        let mut lanes: HashMap<(String, Lane), Birth> = HashMap::new();
-        let mut rest = told.as_slice();
-        while !rest.is_empty() {
-            let mut deliveries = 0;
-            let end = rest.iter().position(|told| {
-                deliveries += told.parcels.len();
-                deliveries > DELIVERIES_PER_INSERT
-            });
-            let (chunk, after) = rest.split_at(end.unwrap_or(rest.len()).max(1));
-            rest = after;
-            self.look_up_lanes(client, chunk, &mut lanes).await?;
-            self.insert(client, chunk, &mut lanes, token, before, &mut born).await?;
-        }
-        Ok(born)
-    }
-
-    /// Decides, for each lane that this chunk is the first to use, whether its deliveries are born leased:
-    /// only if nothing earlier of the lane is unsettled but what is queued in this process's memory.
-    async fn look_up_lanes(
-        &self,
-        client: &Client,
-        chunk: &[Told],
-        lanes: &mut HashMap<(String, Lane), Birth>,
-    ) -> Result<(), Error> {
-        let (mut endpoints, mut watches, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-        for (told, outgoing) in sendable(chunk) {
-            let lane = (outgoing.endpoint.clone(), lane(told));
-            if lanes.contains_key(&lane) {
-                continue;
-            }
-            let room = self.dispatch.has_room(&outgoing.endpoint);
-            if room {
-                endpoints.push(outgoing.endpoint.clone());
-                watches.push(told.event.watch.clone());
-                keys.push(told.lane_key.clone());
-            }
-            lanes.insert(lane, Birth { leased: room, after: None });
-        }
-        if endpoints.is_empty() {
-            return Ok(());
-        }
-        for row in client.query(&self.lanes, &[&endpoints, &watches, &keys]).await? {
-            let endpoint: String = row.get(0);
-            let unsettled: Vec<i64> = row.get(3);
-            let birth = Birth { leased: self.dispatch.holds_all(&endpoint, &unsettled), after: unsettled.iter().max().copied() };
-            lanes.insert((endpoint, Lane { watch: row.get(1), key: row.get(2) }), birth);
-        }
-        Ok(())
-    }
-
-    async fn insert(
-        &self,
-        client: &Client,
-        chunk: &[Told],
-        lanes: &mut HashMap<(String, Lane), Birth>,
-        token: Uuid,
-        before: Duration,
-        born: &mut Born,
-    ) -> Result<(), Error> {
-        let events = EventColumns::of(chunk);
-        let mut columns = DeliveryColumns::default();
-        for (told, outgoing) in all(chunk) {
-            let leased = outgoing.unsendable.is_none()
-                && lanes.get(&(outgoing.endpoint.clone(), lane(told))).is_some_and(|birth| birth.leased);
-            columns.push(told, outgoing, leased.then(|| self.dispatch.lease(&outgoing.endpoint)));
-        }
-        let event_parameters = events.parameters();
-        let (stored, rows) = tokio::join!(biased;
-            client.execute(&self.events, &event_parameters),
-            self.insert_deliveries(client, &columns, token),
-        );
-        stored?;
-        let ids = rows?;
-        for ((told, outgoing), (id, lease)) in all(chunk).zip(ids.iter().zip(&columns.leases)) {
-            born.ids.push(*id);
-            let Some(lease) = lease else {
-                if outgoing.unsendable.is_none() && !self.dispatch.is_held() {
-                    born.waiting.insert(outgoing.endpoint.clone());
-                }
-                continue;
-            };
-            let lane = lane(told);
-            let after = lanes.get_mut(&(outgoing.endpoint.clone(), lane.clone())).and_then(|birth| birth.after.replace(*id));
-            let parcel = Parcel {
-                id: *id,
-                event_id: told.event.id,
-                lane,
-                channels: outgoing.channels.len(),
-                body: outgoing.body.clone(),
-                attempts: 0,
-                age: Duration::ZERO,
-                lease: token,
-                lease_end: before + *lease,
-                after,
-            };
-            born.parcels.push((outgoing.endpoint.clone(), parcel));
-        }
-        Ok(())
     }
 
     async fn insert_deliveries(
@@ -360,9 +249,118 @@ impl Writer {
     }
 }
 
+/// The events of one transaction on their way into the database.
+struct Telling<'a> {
+    writer: &'a Writer,
+    client: &'a Client,
+    /// One token for all that this transaction leases.
+    token: Uuid,
+    /// Leases are counted from before they are sent.
+    before: Duration,
+    lanes: HashMap<(String, Lane), Birth>,
+    born: Born,
+}
+
+impl<'a> Telling<'a> {
+    fn new(writer: &'a Writer, client: &'a Client) -> Telling<'a> {
+        Telling {
+            writer,
+            client,
+            token: Uuid::new_v4(),
+            before: crate::dispatch::clock::now(),
+            lanes: HashMap::new(),
+            born: Born::default(),
+        }
+    }
+
+    async fn store(&mut self, chunk: &[Told]) -> Result<(), Error> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        self.look_up_lanes(chunk).await?;
+        self.insert(chunk).await
+    }
+
+    /// Decides, for each lane that this chunk is the first to use, whether its deliveries are born leased:
+    /// only if nothing earlier of the lane is unsettled but what is queued in this process's memory.
+    async fn look_up_lanes(&mut self, chunk: &[Told]) -> Result<(), Error> {
+        let dispatch = &self.writer.dispatch;
+        let (mut endpoints, mut watches, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        for (told, outgoing) in sendable(chunk) {
+            let lane = (outgoing.endpoint.clone(), lane(told));
+            if self.lanes.contains_key(&lane) {
+                continue;
+            }
+            let room = dispatch.has_room(&outgoing.endpoint, self.born.parcels.len());
+            if room {
+                endpoints.push(outgoing.endpoint.clone());
+                watches.push(told.event.watch.clone());
+                keys.push(told.lane_key.clone());
+            }
+            self.lanes.insert(lane, Birth { leased: room, after: None });
+        }
+        if endpoints.is_empty() {
+            return Ok(());
+        }
+        for row in self.client.query(&self.writer.lanes, &[&endpoints, &watches, &keys]).await? {
+            let endpoint: String = row.get(0);
+            let unsettled: Vec<i64> = row.get(3);
+            let birth = Birth { leased: dispatch.holds_all(&endpoint, &unsettled), after: unsettled.iter().max().copied() };
+            self.lanes.insert((endpoint, Lane { watch: row.get(1), key: row.get(2) }), birth);
+        }
+        Ok(())
+    }
+
+    async fn insert(&mut self, chunk: &[Told]) -> Result<(), Error> {
+        let dispatch = &self.writer.dispatch;
+        let events = EventColumns::of(chunk);
+        let mut columns = DeliveryColumns::default();
+        for (told, outgoing) in all(chunk) {
+            let leased = outgoing.unsendable.is_none()
+                && self.lanes.get(&(outgoing.endpoint.clone(), lane(told))).is_some_and(|birth| birth.leased);
+            columns.push(told, outgoing, leased.then(|| dispatch.lease(&outgoing.endpoint)));
+        }
+        let event_parameters = events.parameters();
+        let (stored, rows) = tokio::join!(biased;
+            self.client.execute(&self.writer.events, &event_parameters),
+            self.writer.insert_deliveries(self.client, &columns, self.token),
+        );
+        stored?;
+        let ids = rows?;
+        for ((told, outgoing), (id, lease)) in all(chunk).zip(ids.iter().zip(&columns.leases)) {
+            self.born.ids.push(*id);
+            let Some(lease) = lease else {
+                if outgoing.unsendable.is_none() && !dispatch.is_held() {
+                    self.born.waiting.insert(outgoing.endpoint.clone());
+                }
+                continue;
+            };
+            let lane = lane(told);
+            let birth = self.lanes.get_mut(&(outgoing.endpoint.clone(), lane.clone()));
+            let parcel = Parcel {
+                id: *id,
+                event_id: told.event.id,
+                lane,
+                channels: outgoing.channels.len(),
+                body: outgoing.body.clone(),
+                attempts: 0,
+                age: Duration::ZERO,
+                lease: self.token,
+                lease_end: self.before + *lease,
+                after: birth.and_then(|birth| birth.after.replace(*id)),
+            };
+            self.born.token = Some(self.token);
+            self.born.parcels.push((outgoing.endpoint.clone(), parcel));
+        }
+        Ok(())
+    }
+}
+
 /// What was inserted.
 #[derive(Default)]
 struct Born {
+    /// The lease's token, if anything was leased.
+    token: Option<Uuid>,
     ids: Vec<i64>,
     parcels: Vec<(String, Parcel)>,
     /// Endpoints with deliveries that were not born leased: somebody has to claim them.

@@ -19,6 +19,8 @@ pub struct Definition {
     pub key: String,
     /// Whether an UPDATE can change a count at all.
     pub update: bool,
+    /// The types of the key's columns: another type may give another text, and so is another generation.
+    pub types: Vec<u32>,
 }
 
 /// A kind of relation whose statement triggers see their rows.
@@ -45,12 +47,22 @@ impl Definition {
             };
             return Err(Error::Failed(format!("{relation} is {what}")));
         }
+        let parent = "SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = $1 LIMIT 1";
+        if let Some(row) = client.query_opt(parent, &[&oid]).await? {
+            // Statement triggers fire for the table that a statement names: writes through the root would not be seen.
+            return Err(Error::Failed(format!(
+                "{relation} is a partition or child of {}: watch that table, with a where that selects this part",
+                row.get::<_, String>(0)
+            )));
+        }
         let mut parts = Vec::with_capacity(key.len());
+        let mut types = Vec::with_capacity(key.len());
         let mut has_text = false;
         for column in key {
-            let (part, text) = part(client, oid, relation, column).await?;
-            parts.push(part);
-            has_text |= text;
+            let part = part(client, oid, relation, column).await?;
+            parts.push(part.sql);
+            types.push(part.type_oid);
+            has_text |= part.is_text;
         }
         Ok(Definition {
             relation: quoted,
@@ -63,13 +75,14 @@ impl Definition {
             },
             key: if has_text { hashed_if_long() } else { "r.key".to_owned() },
             update: condition.is_some() || !key.is_empty(),
+            types,
         })
     }
 
     /// The text that identifies the generation: another text is another generation.
     pub fn text(&self) -> String {
         let templates = crate::watch::short_hash(super::trigger::TEMPLATE);
-        format!("{} / {} / {} / {} / {templates}", self.relation, self.condition, self.parts, self.key)
+        format!("{} / {} / {} / {} / {:?} / {templates}", self.relation, self.condition, self.parts, self.key, self.types)
     }
 
     /// The events that need a trigger.
@@ -104,20 +117,30 @@ impl Definition {
     }
 }
 
-/// The expression of one key column whose text depends on no setting of the writer's, and whether it may be long.
-async fn part(client: &Client, oid: u32, relation: &Relation, column: &str) -> Result<(String, bool), Error> {
+/// One column of a key.
+struct Part {
+    /// An expression whose text depends on no setting of the writer's.
+    sql: String,
+    /// It may be long.
+    is_text: bool,
+    type_oid: u32,
+}
+
+async fn part(client: &Client, oid: u32, relation: &Relation, column: &str) -> Result<Part, Error> {
     let sql = "WITH RECURSIVE base (typ) AS (
                    SELECT atttypid FROM pg_attribute
                    WHERE attrelid = $1 AND attname = $2 AND attnum > 0 AND NOT attisdropped
                    UNION ALL
                    SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd')
-               SELECT format_type(t.oid, NULL) FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype <> 'd'";
+               SELECT format_type(t.oid, NULL),
+                      (SELECT atttypid FROM pg_attribute WHERE attrelid = $1 AND attname = $2)
+               FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype <> 'd'";
     let Some(row) = client.query_opt(sql, &[&oid, &column]).await? else {
         return Err(Error::Failed(format!("key: the table {relation} has no column \"{column}\"")));
     };
     let kind: String = row.get(0);
     let quoted = quote(column);
-    Ok(match kind.as_str() {
+    let (sql, is_text) = match kind.as_str() {
         "smallint" | "integer" | "bigint" | "boolean" | "uuid" | "date" => (quoted, false),
         "text" | "character varying" | "character" => (quoted, true),
         "numeric" => (format!("trim_scale({quoted})::text"), false),
@@ -128,7 +151,8 @@ async fn part(client: &Client, oid: u32, relation: &Relation, column: &str) -> R
                  a key may be text, an integer, numeric, uuid, boolean, date or timestamp with time zone"
             )));
         }
-    })
+    };
+    Ok(Part { sql, is_text, type_oid: row.get(1) })
 }
 
 fn hashed_if_long() -> String {

@@ -32,8 +32,8 @@ pub struct Installed {
 /// The first pause after a lock that was not to be had, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// Where a caller must not wait for ever, it gives up after so many tries (about a minute).
-const TRIES_MAX: u32 = 40;
+/// So often a lock is tried before it is an error: about three seconds. Whoever can wait longer tries again.
+const TRIES_MAX: u32 = 6;
 
 /// Installs a watch, or brings it up to date. Idempotent. The caller holds the install lock.
 ///
@@ -143,17 +143,20 @@ async fn try_new_generation(
     }
     transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({})", Lock::Fold.sql(schema))).await?;
     let upsert = schema.sql(
-        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events)
+        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events, key_types)
              VALUES (coalesce($1::int, nextval('items_listen.watch_id')::int), $2, $3, $4, $5, $6,
-                     nextval('items_listen.generation')::int, '', $7)
+                     nextval('items_listen.generation')::int, '', $7, $8)
              ON CONFLICT (name) DO UPDATE SET source = excluded.source, relation = excluded.relation,
-                 key_columns = excluded.key_columns, definition = excluded.definition, generation = excluded.generation,
+                 key_columns = excluded.key_columns, key_types = excluded.key_types, definition = excluded.definition,
+                 generation = excluded.generation,
                  events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events)), installed_at = clock_timestamp()
              RETURNING id, generation",
     );
+    let types = definition.map(|definition| definition.types.clone()).unwrap_or_default();
     let kind = watch.source.kind();
-    let row =
-        transaction.query_one(upsert.as_str(), &[&before, &watch.name, &kind, &relation, &watch.key, &text, &events]).await?;
+    let row = transaction
+        .query_one(upsert.as_str(), &[&before, &watch.name, &kind, &relation, &watch.key, &text, &events, &types])
+        .await?;
     let installed = Installed { id: row.get(0), generation: row.get(1) };
     if let Some(definition) = definition {
         transaction.batch_execute(&trigger::functions(schema, installed.id, installed.generation, definition)).await?;
@@ -228,6 +231,7 @@ pub async fn complete(client: &mut Client, schema: &Schema, id: i32) -> Result<(
         // One table per transaction, and each its own statement.
         with_retries(client, relation, &statement).await?;
     }
+    drop_strays(client, schema, id).await?;
     let covered = schema.sql(
         "WITH RECURSIVE tree (relid) AS (
              SELECT to_regclass(relation)::oid FROM items_listen.watch WHERE id = $1
@@ -237,6 +241,26 @@ pub async fn complete(client: &mut Client, schema: &Schema, id: i32) -> Result<(
     );
     client.execute(covered.as_str(), &[&id]).await?;
     tracing::info!(watch_id = id, changes = findings.len(), "triggers completed");
+    Ok(())
+}
+
+/// Takes our triggers away from wherever they stand without belonging there: a partition that was detached while
+/// we waited for a lock is no longer among those that `coverage.sql` knows.
+async fn drop_strays(client: &Client, schema: &Schema, id: i32) -> Result<(), Error> {
+    let strays = schema.sql(
+        "WITH RECURSIVE tree (relid) AS (
+             SELECT to_regclass(relation)::oid FROM items_listen.watch WHERE id = $1
+             UNION
+             SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid WHERE NOT i.inhdetachpending)
+         SELECT g.tgname::text, g.tgrelid::regclass::text FROM pg_trigger g
+         WHERE g.tgname = ANY ($2) AND NOT g.tgisinternal AND g.tgrelid NOT IN (SELECT relid FROM tree WHERE relid IS NOT NULL)",
+    );
+    let names: Vec<String> =
+        ["insert", "delete", "update", "truncate"].iter().map(|event| trigger::name(schema, id, event)).collect();
+    for row in client.query(strays.as_str(), &[&id, &names]).await? {
+        let (name, relation): (String, String) = (row.get(0), row.get(1));
+        with_retries(client, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
+    }
     Ok(())
 }
 
@@ -303,7 +327,7 @@ impl<'a> Patience<'a> {
         self.tries += 1;
         let blocker = blocker(client, self.what).await;
         if self.tries == TRIES_MAX {
-            return Err(Error::Failed(format!("no lock on {} after {TRIES_MAX} tries: {error}{blocker}", self.what)));
+            return Err(Error::Busy(format!("no lock on {} after {TRIES_MAX} tries: {error}{blocker}", self.what)));
         }
         if self.tries == 3 {
             tracing::warn!(relation = self.what, "waiting for a lock without queueing{blocker}");

@@ -90,8 +90,9 @@ async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, def
 async fn guard(connector: Connector, relation: String, pid: i32, cancel: CancelToken) -> Result<(), Error> {
     let client = connector.session(Purpose::Work).await?;
     let waiting = "SELECT l.pid FROM pg_locks l
-                   WHERE NOT l.granted AND l.relation IN (
-                       SELECT relation FROM pg_locks WHERE pid = $1 AND granted AND locktype = 'relation')
+                   WHERE NOT l.granted AND l.mode = 'AccessExclusiveLock'
+                     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation IN (
+                       SELECT relation FROM pg_locks WHERE pid = $1 AND granted AND locktype = 'relation' AND mode = 'AccessShareLock')
                      AND l.waitstart < clock_timestamp() - make_interval(secs => $2) LIMIT 1";
     let patience = GUARD_PATIENCE.as_secs_f64();
     loop {

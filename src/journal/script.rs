@@ -107,15 +107,19 @@ async fn one(
     let fold = crate::db::locks::Lock::Fold.sql(schema);
     body.push_str(&format!("SELECT pg_advisory_xact_lock({fold});\n"));
     body.push_str(&schema.sql(&format!(
-        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events)\n\
-         VALUES ({id}, {name}, {kind}, {relation_literal}, {keys}, {text}, {generation}, '', {events})\n\
+        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events, key_types)\n\
+         VALUES ({id}, {name}, {kind}, {relation_literal}, {keys}, {text}, {generation}, '', {events}, {types})\n\
          ON CONFLICT (name) DO UPDATE SET source = excluded.source, relation = excluded.relation, key_columns = excluded.key_columns,\n\
-             definition = excluded.definition, generation = excluded.generation, events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events))\n\
+             key_types = excluded.key_types, definition = excluded.definition, generation = excluded.generation, events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events))\n\
              WHERE w.definition <> excluded.definition;\n",
         kind = literal(watch.source.kind()),
         keys = array(&watch.key),
         text = literal(&text),
         events = array(&events),
+        types = definition.as_ref().map_or("'{}'".to_owned(), |definition| {
+            let types: Vec<String> = definition.types.iter().map(u32::to_string).collect();
+            format!("'{{{}}}'", types.join(", "))
+        }),
     )));
     if let Some(definition) = &definition {
         body.push_str(&trigger::functions(schema, id, generation, definition));

@@ -103,6 +103,7 @@ mod tests {
             parts: "jsonb_build_array(\"tenant_id\")::text".into(),
             key: "r.key".into(),
             update: true,
+            types: vec![23],
         }
     }
 

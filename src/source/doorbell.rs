@@ -16,7 +16,7 @@ use crate::db::schema::Schema;
 use crate::error::Error;
 
 /// Writers that probe hold the lock for microseconds; so often it is tried before going to sleep unarmed.
-const ARM_TRIES: u32 = 20;
+pub const ARM_TRIES: u32 = 20;
 const ARM_PAUSE: Duration = Duration::from_millis(1);
 /// After so long without being able to arm, whoever holds the lock is named.
 const REFUSED_NAMED_AFTER: Duration = Duration::from_secs(10);
@@ -110,7 +110,7 @@ impl Doorbell {
     ///
     /// # Errors
     /// The session is lost.
-    pub async fn sleep(&mut self, may_arm: bool) -> Result<Bell, Error> {
+    pub async fn sleep(&mut self, may_arm: bool, tries: u32) -> Result<Bell, Error> {
         if self.state == Bell::Off || self.state == Bell::Armed {
             return Ok(self.state);
         }
@@ -120,21 +120,23 @@ impl Doorbell {
         if !alone {
             return Ok(self.state);
         }
-        if may_arm && self.enabled && self.try_arm().await? {
+        if may_arm && self.enabled && self.try_arm(tries).await? {
             self.state = Bell::Armed;
         }
         self.client.query_one(self.asleep_done.as_str(), &[]).await?;
         Ok(self.state)
     }
 
-    async fn try_arm(&mut self) -> Result<bool, Error> {
-        for _ in 0..ARM_TRIES {
+    async fn try_arm(&mut self, tries: u32) -> Result<bool, Error> {
+        for attempt in 1..=tries {
             if self.client.query_one(self.arm.as_str(), &[]).await?.get(0) {
                 self.refused_since = None;
                 self.named = false;
                 return Ok(true);
             }
-            tokio::time::sleep(ARM_PAUSE).await;
+            if attempt < tries {
+                tokio::time::sleep(ARM_PAUSE).await;
+            }
         }
         let since = *self.refused_since.get_or_insert_with(Instant::now);
         if since.elapsed() > REFUSED_NAMED_AFTER && !self.named {

@@ -25,6 +25,8 @@ pub struct Beat {
     pub marked: Vec<i32>,
     /// Watches whose triggers are not as they should be.
     pub uncovered: Vec<i32>,
+    /// Watches whose table does not exist.
+    pub gone: Vec<i32>,
     /// Endpoints with something due.
     pub due: Vec<String>,
     /// Some endpoint is paused.
@@ -95,6 +97,7 @@ fn read(row: &tokio_postgres::Row) -> Beat {
             .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)),
         marked: row.get::<_, Option<_>>("marked").unwrap_or_default(),
         uncovered: row.get::<_, Option<_>>("uncovered").unwrap_or_default(),
+        gone: row.get::<_, Option<_>>("gone").unwrap_or_default(),
         due: row.get::<_, Option<_>>("due").unwrap_or_default(),
         any_paused: flag("any_paused"),
         listening: flag("listening"),

@@ -176,3 +176,23 @@ async fn a_session_that_was_made_to_unlisten_listens_again() {
     receiver.wait_for(2).await;
     tokio::time::timeout(Duration::from_secs(30), daemon.ready()).await.expect("ready again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b2_a_sleeper_that_could_not_arm_tries_again() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    bell(&database, "armed").await;
+    let key = items_listen::db::locks::Lock::Doorbell.sql(&items_listen::db::schema::Schema::new("items_listen"));
+    let other = database.session().await;
+    // Somebody holds the bell's lock when the daemon goes to sleep again.
+    let hold = format!("SELECT pg_advisory_lock_shared({key})");
+    let holding = other.batch_execute(&hold);
+    let waking = async { insert(&database, 1, 20).await };
+    let (held, ()) = tokio::join!(holding, waking);
+    held.expect("holds it");
+    receiver.wait_for(1).await;
+    bell(&database, "unarmed").await;
+    other.batch_execute(&format!("SELECT pg_advisory_unlock_shared({key})")).await.expect("lets go");
+    bell(&database, "armed").await;
+}

@@ -141,7 +141,7 @@ async fn j4_nothing_is_evaluated_before_the_journal_is_dry_and_dirty_keys_are_no
     }
     assert_eq!(folds, [20_000, 40_000, 10_000]);
     assert_eq!(receiver.wait_for(2).await[1].number("count"), 70_000);
-    assert!(!bench.dispatch.take_doubt());
+    assert!(bench.dispatch.doubted().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -332,4 +332,35 @@ async fn sessions_set_what_they_depend_on_themselves() {
             assert_eq!(row.get::<_, String>(0), wanted, "{name}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn j8_a_snapshot_from_a_time_when_the_watch_was_anothers_is_not_trusted() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let daemon = daemon(&config(&database, &receiver, ORDERS));
+    let mut bench = Bench::new(&daemon).await;
+    insert(&database, 1, 18).await;
+    bench.fold().await;
+    let policy: String = database.one("SELECT policy FROM items_listen.watch").await;
+    database.sql("UPDATE items_listen.watch SET policy = 'another'").await;
+    database.sql("DELETE FROM orders WHERE id IN (SELECT id FROM orders LIMIT 7)").await;
+    // Complete folds go past the row that takes 7 away.
+    assert_eq!(bench.fold().await, (0, true));
+    database.sql(&format!("UPDATE items_listen.watch SET policy = '{policy}'")).await;
+    insert(&database, 1, 4).await;
+    while !bench.fold().await.1 {}
+    exact(&database, "orders", TRUE_ORDERS).await;
+    assert_eq!(receiver.all().len(), 0, "22 were never there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_keys_gets_through() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 20000) t, generate_series(1, 2)").await;
+    let mut daemon = daemon(&config(&database, &receiver, &ORDERS.replace("threshold = 20", "threshold = 1")));
+    daemon.start().await;
+    let events = receiver.wait_for(20_000).await;
+    let keys: std::collections::HashSet<String> = events.iter().map(|event| event.data["key"].to_string()).collect();
+    assert_eq!(keys.len(), 20_000);
+    exact(&database, "orders", TRUE_ORDERS).await;
 }

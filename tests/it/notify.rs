@@ -107,3 +107,24 @@ async fn with_no_file_at_all_there_is_one_watch() {
     child.wait().expect("ended");
     let _removed = std::fs::remove_file(environment);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_that_was_received_survives_the_session_that_heard_it() {
+    let (database, receiver) = (Database::new().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, COUNTS));
+    daemon.start().await;
+    let key = items_listen::db::locks::Lock::Fold.sql(&items_listen::db::schema::Schema::new("items_listen"));
+    let other = database.session().await;
+    other.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({key})")).await.expect("holds the fold's lock");
+    // What cannot be a key comes first, and must not take the good one with it.
+    database.sql(r#"NOTIFY tenant_count, '{"count": 99, "key": {"tenant_id": "\u0000"}}'; NOTIFY item_count, '77'"#).await;
+    daemon.logged("NUL").await;
+    support::eventually("it waits for the lock", async || {
+        let waiting: i64 = database.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").await;
+        (waiting > 0).then_some(())
+    })
+    .await;
+    database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'items-listen' AND datname = current_database()").await;
+    other.batch_execute("COMMIT").await.expect("lets go");
+    assert_eq!(receiver.wait_for(1).await[0].number("count"), 77);
+}

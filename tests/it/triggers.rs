@@ -226,3 +226,76 @@ async fn a_watch_that_leaves_the_configuration_leaves_the_table() {
     assert_eq!(database.one::<i64>("SELECT count(*) FROM pg_namespace WHERE nspname = 'items_listen'").await, 0);
     insert(&database, 1, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_table_in_use_or_missing_keeps_no_other_watch_down_and_is_served_as_soon_as_it_can_be() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    database.sql("CREATE TABLE busy (tenant_id int, status text DEFAULT 'open')").await;
+    let watch = |name: &str| {
+        ORDERS
+            .replace("name = \"orders\"", &format!("name = \"{name}\""))
+            .replace("public.orders", &format!("public.{name}"))
+            .replace("orders.many", name)
+    };
+    let missing: Vec<String> = (0..4).map(|number| format!("later_{number}")).collect();
+    let watches: String = missing.iter().map(|name| watch(name)).collect();
+    let long = database.session().await;
+    long.batch_execute("BEGIN; INSERT INTO busy VALUES (1)").await.expect("a long transaction");
+    let config = config(&database, &receiver, &format!("{ORDERS}{}{watches}", watch("busy")));
+    let mut daemon = daemon(&config);
+    daemon.start().await;
+    insert(&database, 1, 20).await;
+    receiver.wait_for(1).await;
+    let (code, out, _) = daemon.run(&["status"]).await;
+    assert!(code == 1 && out.matches("degraded").count() == 5, "{out}");
+    long.batch_execute("COMMIT").await.expect("ends");
+    database.sql("INSERT INTO busy SELECT 1 FROM generate_series(1, 19)").await;
+    for name in &missing {
+        database
+            .sql(&format!("CREATE TABLE {name} (tenant_id int, status text DEFAULT 'open'); INSERT INTO {name} SELECT 1 FROM generate_series(1, 20)"))
+            .await;
+    }
+    receiver.wait_for(6).await;
+    support::eventually("nothing is degraded", async || (daemon.run(&["status"]).await.0 == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_that_is_deployed_before_its_column_is_taken_up_when_it_is_there() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    daemon.terminate().await;
+    daemon.configure(&config(&database, &receiver, &ORDERS.replace("status = 'open'", "state = 'open'")));
+    daemon.start().await;
+    daemon.logged("degraded").await;
+    database.sql("ALTER TABLE orders ADD state text DEFAULT 'open'").await;
+    insert(&database, 1, 20).await;
+    assert_eq!(said(&receiver.wait_for(1).await), expected(&[("raised", "warning", 20)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_under_manual_installation_is_said() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config_with(&database, &receiver, "install = \"manual\"", ORDERS));
+    assert_eq!(daemon.run(&["install"]).await.0, 0);
+    daemon.start().await;
+    database.sql("DROP TRIGGER items_listen_1_insert ON orders").await;
+    daemon.logged("run items-listen install").await;
+    support::eventually("status says so", async || (daemon.run(&["status"]).await.0 == 1).then_some(())).await;
+    insert(&database, 1, 20).await;
+    assert_eq!(daemon.run(&["install"]).await.0, 0);
+    receiver.wait_for(1).await;
+    support::eventually("all is well again", async || (daemon.run(&["status"]).await.0 == 0).then_some(())).await;
+    database.sql("DROP TABLE orders").await;
+    daemon.logged("does not exist").await;
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_hold_every_text_is_refused_with_the_remedy() {
+    let (database, receiver) = (Database::new().await, Receiver::start().await);
+    let name = format!("{}_latin", database.name);
+    database.sql(&format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1'")).await;
+    let config = config(&database, &receiver, ORDERS).replace(&format!("/{}\"", database.name), &format!("/{name}\""));
+    let (code, _, err) = daemon(&config).run(&["install"]).await;
+    assert!(code == 1 && err.contains("LATIN1") && err.contains("UTF8"), "{code} {err}");
+}

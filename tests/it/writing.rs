@@ -272,3 +272,30 @@ async fn a_key_of_any_length_is_a_key() {
     let events = receiver.wait_for(3).await;
     assert_eq!(events.iter().filter(|event| event.text("transition") == "resolved").count(), 1);
 }
+
+#[tokio::test]
+async fn a_key_column_of_another_type_is_another_generation() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    insert(&database, 1, 19).await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    database.sql("ALTER TABLE orders ALTER tenant_id TYPE text").await;
+    database.sql("INSERT INTO orders (tenant_id) VALUES ('1')").await;
+    let events = receiver.wait_for(1).await;
+    assert_eq!((events[0].number("count"), &events[0].data["key"]["tenant_id"]), (20, &serde_json::json!("1")));
+    exact(&database, "orders", TRUE_ORDERS).await;
+}
+
+#[tokio::test]
+async fn a_part_of_a_table_cannot_be_watched_by_itself() {
+    let (database, receiver) = (Database::new().await, Receiver::start().await);
+    database
+        .sql(
+            "CREATE TABLE all_orders (tenant_id int, status text) PARTITION BY LIST (tenant_id);
+             CREATE TABLE orders PARTITION OF all_orders FOR VALUES IN (1)",
+        )
+        .await;
+    let (code, out, _) = daemon(&config(&database, &receiver, ORDERS)).run(&["check"]).await;
+    assert!(code == 1 && out.contains("watch that table"), "{code} {out}");
+}
