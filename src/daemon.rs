@@ -7,6 +7,7 @@ pub mod health;
 pub mod instance;
 mod keep;
 mod session;
+mod start;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ use health::Health;
 
 /// The whole orderly end takes no longer than this.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// With the doorbell off the poll is quicker instead.
+const POLL_WITHOUT_DOORBELL: Duration = Duration::from_millis(50);
 /// Between two tries to reach the database.
 const RECONNECT: Retry = Retry { initial: Duration::from_millis(100), max: Duration::from_secs(5), give_up_after: Duration::MAX };
 

@@ -9,7 +9,9 @@
 //! * Nothing leaves this process before COMMIT is acknowledged; the snapshot S is replaced only then.
 //! * After any error the session is thrown away, and with it S: the next fold looks at everything.
 
+mod columns;
 pub mod decide;
+mod tell;
 mod write;
 
 use std::collections::{HashMap, HashSet};

@@ -1,0 +1,108 @@
+//! What a session begins with: schema and triggers as the configuration wants them, or the word that they are not.
+
+use std::sync::Arc;
+
+use super::{Daemon, POLL_WITHOUT_DOORBELL, keep};
+use crate::config::{Doorbell as DoorbellMode, Install};
+use crate::db::migrate::{self, InstallLock};
+use crate::db::session::Purpose;
+use crate::engine::Served;
+use crate::error::Error;
+use crate::journal::{install, retire};
+use crate::source::listen::Listening;
+use crate::watch::Source;
+
+pub(super) fn daemon_watch(daemon: &Daemon, name: &str) -> Arc<crate::watch::Watch> {
+    daemon.config.watches.iter().find(|watch| watch.name == name).map(Arc::clone).expect("names come from the configuration")
+}
+
+pub(super) async fn id_of(daemon: &Daemon, name: &str) -> Result<Option<i32>, Error> {
+    let client = crate::db::pool::get(&daemon.pool).await?;
+    Ok(install::find(&client, &daemon.schema, name).await?.map(|(installed, _)| installed.id))
+}
+
+/// Brings schema and triggers up to date, or looks whether they are.
+pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<Served>)>, Error> {
+    let mut client = daemon.connector.session(Purpose::Install).await?;
+    let auto = daemon.database.install == Install::Auto;
+    if auto {
+        install::check_publications(&client, &daemon.schema, false).await?;
+        let lock = InstallLock::take(&client, &daemon.schema).await?;
+        migrate::run(&mut client, &daemon.schema).await?;
+        lock.release(&client).await;
+    } else if migrate::check_version(&client, &daemon.schema).await? != Some(migrate::newest()) {
+        return Err(Error::Failed(
+            "the schema is missing or older than this program, and install = \"manual\": run items-listen install".to_owned(),
+        ));
+    }
+    let mut all = Vec::new();
+    for watch in daemon.config.watches.iter() {
+        let installed = if auto { keep::ensure(daemon, watch).await } else { installed(&mut client, daemon, watch).await };
+        let error = installed.as_ref().err().map(ToString::to_string);
+        install::record_error(&client, &daemon.schema, watch, error.as_deref()).await?;
+        match installed {
+            Ok(installed) => {
+                let served = Served { id: installed.id, generation: installed.generation, watch: Arc::clone(watch) };
+                all.push((watch.name.clone(), Some(served)));
+            }
+            // The connection, not the watch.
+            Err(error) if error.exit_code() == 69 => return Err(error),
+            Err(error) => {
+                tracing::error!(watch = watch.name, %error, "watch degraded; the others go on");
+                all.push((watch.name.clone(), None));
+            }
+        }
+    }
+    if auto {
+        let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();
+        for (id, name) in retire::strangers(&client, &daemon.schema, &names).await? {
+            let lock = InstallLock::take(&client, &daemon.schema).await?;
+            retire::watch(&mut client, &daemon.schema, id, &name).await?;
+            lock.release(&client).await;
+        }
+    }
+    Ok(all)
+}
+
+pub(super) async fn installed(
+    client: &mut tokio_postgres::Client,
+    daemon: &Daemon,
+    watch: &crate::watch::Watch,
+) -> Result<install::Installed, Error> {
+    let missing = || Error::Failed(format!("the watch {} is not installed as configured; run items-listen install", watch.name));
+    let (found, text) = install::find(client, &daemon.schema, &watch.name).await?.ok_or_else(missing)?;
+    if let Source::Table { relation, condition } = &watch.source {
+        let definition = crate::journal::definition::Definition::of(client, relation, condition.as_deref(), &watch.key).await?;
+        if definition.text() != text {
+            return Err(missing());
+        }
+    }
+    // Our own tables only: how readings are judged is the daemon's, whoever installs triggers.
+    install::adopt_policy(client, &daemon.schema, watch, found.id, false).await?;
+    Ok(found)
+}
+
+/// What is leased to us but not in our memory: a COMMIT whose acknowledgement was lost.
+pub(super) async fn free_doubted(daemon: &Daemon, client: &tokio_postgres::Client) -> Result<(), Error> {
+    let tokens = daemon.dispatch.doubted();
+    if !tokens.is_empty() {
+        crate::outbox::free_tokens(client, &daemon.schema, &tokens).await?;
+        tokens.into_iter().for_each(|token| daemon.dispatch.trust(token));
+    }
+    Ok(())
+}
+
+/// Whether writers may be made to NOTIFY: PostgreSQL refuses PREPARE TRANSACTION after one.
+pub(super) async fn doorbell_on(daemon: &Daemon, listening: &Listening) -> Result<bool, Error> {
+    let prepared: i32 = listening.client.query_one("SELECT current_setting('max_prepared_transactions')::int", &[]).await?.get(0);
+    Ok(match daemon.database.doorbell {
+        DoorbellMode::On => true,
+        DoorbellMode::Off => false,
+        DoorbellMode::Auto => {
+            if prepared > 0 {
+                tracing::info!("max_prepared_transactions is {prepared}: doorbell off, polling every {POLL_WITHOUT_DOORBELL:?}");
+            }
+            prepared == 0
+        }
+    })
+}

@@ -1,0 +1,289 @@
+//! The statements of the writing half, and the columns that each takes: one array per column, whatever the number of
+//! rows.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::Served;
+use super::decide::Decision;
+use super::tell::{Outgoing, Told};
+use crate::evaluate::Transition;
+use crate::severity::{Severity, percent};
+
+#[derive(Default)]
+pub(super) struct DeliveryColumns {
+    pub(super) event_ids: Vec<Uuid>,
+    pub(super) endpoints: Vec<String>,
+    pub(super) watches: Vec<String>,
+    pub(super) keys: Vec<String>,
+    pub(super) channels: Vec<String>,
+    pub(super) names: Vec<String>,
+    pub(super) bodies: Vec<String>,
+    pub(super) leases: Vec<Option<Duration>>,
+    pub(super) unsendable: Vec<Option<String>>,
+}
+
+impl DeliveryColumns {
+    pub(super) fn push(&mut self, told: &Told, outgoing: &Outgoing, lease: Option<Duration>) {
+        self.event_ids.push(told.event.id);
+        self.endpoints.push(outgoing.endpoint.clone());
+        self.watches.push(told.event.watch.clone());
+        self.keys.push(told.lane_key.clone());
+        // An array of arrays must be rectangular in SQL; a list as JSON need not be.
+        self.channels.push(serde_json::to_string(&outgoing.channels).unwrap_or_else(|_| "[]".to_owned()));
+        self.names.push(outgoing.name.clone());
+        self.bodies.push(outgoing.body.clone());
+        self.leases.push(lease);
+        self.unsendable.push(outgoing.unsendable.clone());
+    }
+}
+
+#[derive(Default)]
+pub(super) struct EventColumns {
+    pub(super) ids: Vec<Uuid>,
+    episodes: Vec<Option<Uuid>>,
+    seqs: Vec<i64>,
+    pub(super) watches: Vec<String>,
+    pub(super) keys: Vec<Value>,
+    transitions: Vec<&'static str>,
+    reasons: Vec<Option<&'static str>>,
+    severities: Vec<&'static str>,
+    previous: Vec<Option<&'static str>>,
+    counts: Vec<i64>,
+    thresholds: Vec<Option<i64>>,
+    percents: Vec<Option<i64>>,
+    messages: Vec<Option<String>>,
+    ats: Vec<Timestamp>,
+}
+
+impl EventColumns {
+    /// Transitions always; readings and manual triggers only if somebody is to be told.
+    pub(super) fn of(chunk: &[Told]) -> EventColumns {
+        let mut columns = EventColumns::default();
+        for Told { event, parcels, .. } in chunk {
+            if parcels.is_empty() && event.previous.is_none() {
+                continue;
+            }
+            columns.ids.push(event.id);
+            columns.episodes.push(event.alert);
+            columns.seqs.push(event.seq);
+            columns.watches.push(event.watch.clone());
+            columns.keys.push(Value::Object(event.key.clone()));
+            columns.transitions.push(event.transition);
+            columns.reasons.push(event.reason);
+            columns.severities.push(event.severity.as_str());
+            columns.previous.push(event.previous.map(Severity::as_str));
+            columns.counts.push(event.count);
+            columns.thresholds.push(event.threshold);
+            columns.percents.push(event.percent);
+            columns.messages.push(event.message.clone());
+            columns.ats.push(event.at);
+        }
+        columns
+    }
+
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 14] {
+        [
+            &self.ids,
+            &self.episodes,
+            &self.seqs,
+            &self.watches,
+            &self.keys,
+            &self.transitions,
+            &self.reasons,
+            &self.severities,
+            &self.previous,
+            &self.counts,
+            &self.thresholds,
+            &self.percents,
+            &self.messages,
+            &self.ats,
+        ]
+    }
+}
+
+#[derive(Default)]
+pub(super) struct EpisodeColumns {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) watches: Vec<String>,
+    pub(super) keys: Vec<Value>,
+    severities: Vec<&'static str>,
+    counts: Vec<i64>,
+    thresholds: Vec<Option<i64>>,
+    percents: Vec<Option<i64>>,
+    ats: Vec<Timestamp>,
+    reasons: Vec<&'static str>,
+    seqs: Vec<i64>,
+    unread_again: Vec<bool>,
+    resolved: Vec<bool>,
+    messages: Vec<Option<String>>,
+}
+
+impl EpisodeColumns {
+    pub(super) fn push(&mut self, served: &Served, decision: &Decision, messages: &HashMap<Uuid, String>, now: Timestamp) {
+        let (Some(change), Some(id)) = (decision.change, decision.about) else { return };
+        self.ids.push(id);
+        self.watches.push(served.watch.name.clone());
+        self.keys.push(Value::Object(decision.key.object.clone()));
+        self.severities.push(change.severity.as_str());
+        self.counts.push(decision.count);
+        self.thresholds.push(decision.threshold);
+        self.percents.push(percent(decision.count, decision.threshold));
+        self.ats.push(decision.state.last_at.unwrap_or(now));
+        self.reasons.push(change.reason.as_str());
+        self.seqs.push(decision.seq + 1);
+        self.unread_again.push(change.transition == Transition::Escalated && !decision.silent);
+        self.resolved.push(change.transition == Transition::Resolved);
+        self.messages.push(messages.get(&id).cloned());
+    }
+
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 13] {
+        [
+            &self.ids,
+            &self.watches,
+            &self.keys,
+            &self.severities,
+            &self.counts,
+            &self.thresholds,
+            &self.percents,
+            &self.ats,
+            &self.reasons,
+            &self.seqs,
+            &self.unread_again,
+            &self.resolved,
+            &self.messages,
+        ]
+    }
+}
+
+#[derive(Default)]
+pub(super) struct StateColumns {
+    pub(super) watches: Vec<i32>,
+    pub(super) keys: Vec<String>,
+    severities: Vec<i16>,
+    episodes: Vec<Option<Uuid>>,
+    breach_since: Vec<Option<Timestamp>>,
+    clear_since: Vec<Option<Timestamp>>,
+    said_at: Vec<Option<Timestamp>>,
+    deadlines: Vec<Option<Timestamp>>,
+    last_at: Vec<Option<Timestamp>>,
+}
+
+impl StateColumns {
+    /// The last state of each key: several readings of one key may have been evaluated in turn.
+    pub(super) fn of(decisions: &[Decision]) -> StateColumns {
+        let last: HashMap<(i32, &str), &Decision> =
+            decisions.iter().map(|decision| ((decision.watch, decision.key.text.as_str()), decision)).collect();
+        let mut last: Vec<&Decision> = last.into_values().filter(|decision| decision.state_changed).collect();
+        last.sort_by_key(|decision| (decision.watch, &decision.key.text));
+        let mut columns = StateColumns::default();
+        for decision in last {
+            columns.watches.push(decision.watch);
+            columns.keys.push(decision.key.text.clone());
+            columns.severities.push(decision.state.severity.rank());
+            columns.episodes.push(decision.episode);
+            columns.breach_since.push(decision.state.breach_since);
+            columns.clear_since.push(decision.state.clear_since);
+            columns.said_at.push(decision.state.said_at);
+            columns.deadlines.push(decision.state.deadline);
+            columns.last_at.push(decision.state.last_at);
+        }
+        columns
+    }
+
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 9] {
+        [
+            &self.watches,
+            &self.keys,
+            &self.severities,
+            &self.episodes,
+            &self.breach_since,
+            &self.clear_since,
+            &self.said_at,
+            &self.deadlines,
+            &self.last_at,
+        ]
+    }
+}
+
+/// Counted from the rows, never kept in a counter. An alert that escalates in this transaction is unread again.
+pub(super) const UNREAD: &str = "
+    SELECT e.watch, count(*)
+    FROM items_listen.episode e LEFT JOIN items_listen.alert_read r ON r.episode = e.id
+    WHERE e.watch = ANY ($1::text[]) AND (r.read_seq IS DISTINCT FROM e.unread_seq OR e.id = ANY ($2::uuid[]))
+    GROUP BY e.watch";
+
+/// What is unsettled in these lanes.
+pub(super) const LANES: &str = "
+    SELECT d.endpoint, d.watch, d.key, array_agg(d.id)
+    FROM unnest($1::text[], $2::text[], $3::text[]) AS l (endpoint, watch, key)
+    JOIN items_listen.delivery d ON d.endpoint = l.endpoint AND d.watch = l.watch AND d.key = l.key
+    WHERE d.state = 'pending'
+    GROUP BY d.endpoint, d.watch, d.key";
+
+pub(super) const RAISE: &str = "
+    INSERT INTO items_listen.episode (id, watch, key, severity, peak, count, threshold, percent, raised_at, changed_at, reason, unread_seq, message)
+    SELECT id, watch, key, severity, severity, count, threshold, percent, at, at, reason, seq, message
+    FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[],
+                $9::text[], $10::bigint[], $11::bool[], $12::bool[], $13::text[])
+         AS c (id, watch, key, severity, count, threshold, percent, at, reason, seq, unread_again, resolved, message)";
+
+pub(super) const CHANGE: &str = "
+    UPDATE items_listen.episode e
+    SET severity = c.severity, count = c.count, threshold = c.threshold, percent = c.percent, changed_at = c.at, reason = c.reason,
+        message = coalesce(c.message, e.message),
+        peak = CASE WHEN array_position(ARRAY['info', 'warning', 'high', 'critical'], c.severity)
+                       > array_position(ARRAY['info', 'warning', 'high', 'critical'], e.peak) THEN c.severity ELSE e.peak END,
+        unread_seq = CASE WHEN c.unread_again THEN c.seq ELSE e.unread_seq END,
+        resolved_at = CASE WHEN c.resolved THEN c.at END
+    FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::timestamptz[],
+                $9::text[], $10::bigint[], $11::bool[], $12::bool[], $13::text[])
+         AS c (id, watch, key, severity, count, threshold, percent, at, reason, seq, unread_again, resolved, message)
+    WHERE e.id = c.id";
+
+pub(super) const EVENTS: &str = "
+    INSERT INTO items_listen.event
+           (id, episode, seq, watch, key, transition, reason, severity, previous, count, threshold, percent, message, at)
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::jsonb[], $6::text[], $7::text[], $8::text[],
+                         $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::timestamptz[])";
+
+/// In the order given: ids grow along each lane.
+pub(super) const DELIVERIES: &str = "
+    INSERT INTO items_listen.delivery
+           (event_id, endpoint, watch, key, channels, event, body, state, due_at, lease, lease_until, leased_by,
+            created_at, settled_at, reason, answer)
+    SELECT d.event_id, d.endpoint, d.watch, d.key, ARRAY(SELECT jsonb_array_elements_text(d.channels::jsonb)), d.event, d.body,
+           CASE WHEN d.unsendable IS NULL THEN 'pending' ELSE 'dead' END, now.at,
+           CASE WHEN d.lease IS NOT NULL THEN $10::uuid END, now.at + make_interval(secs => d.lease),
+           CASE WHEN d.lease IS NOT NULL THEN $11::uuid END, now.at,
+           CASE WHEN d.unsendable IS NOT NULL THEN now.at END, CASE WHEN d.unsendable IS NOT NULL THEN $12::text END, d.unsendable
+    FROM (SELECT clock_timestamp() AS at) AS now,
+         unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::text[])
+         WITH ORDINALITY AS d (event_id, endpoint, watch, key, channels, event, body, lease, unsendable, ord)
+    ORDER BY d.ord
+    RETURNING id";
+
+pub(super) const STATES: &str = "
+    UPDATE items_listen.count c
+    SET severity = s.severity, episode = s.episode, breach_since = s.breach_since, clear_since = s.clear_since,
+        said_at = s.said_at, deadline = s.deadline, last_at = s.last_at
+    FROM unnest($1::int[], $2::text[], $3::smallint[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[],
+                $8::timestamptz[], $9::timestamptz[])
+         AS s (watch, key, severity, episode, breach_since, clear_since, said_at, deadline, last_at)
+    WHERE c.watch = s.watch AND c.key = s.key";
+
+/// Every dirty key of these watches has just been evaluated.
+pub(super) const CLEAN: &str = "UPDATE items_listen.count SET dirty = 0 WHERE dirty > 0 AND watch = ANY ($1::int[])";
+
+pub(super) const EMPTY: &str = "
+    DELETE FROM items_listen.count c
+    USING unnest($1::int[], $2::text[]) AS e (watch, key)
+    WHERE c.watch = e.watch AND c.key = e.key
+      AND c.rows = 0 AND c.sum = 0 AND c.severity = 0 AND c.dirty = 0 AND c.deadline IS NULL";
+
+pub(super) const BASELINE: &str = "UPDATE items_listen.watch SET baseline = false WHERE id = ANY ($1::int[])";
