@@ -364,3 +364,18 @@ async fn a_storm_of_keys_gets_through() {
     assert_eq!(keys.len(), 20_000);
     exact(&database, "orders", TRUE_ORDERS).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_what_is_journalled_but_not_folded_is_counted_once_by_a_recount() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let daemon = daemon(&config(&database, &receiver, ORDERS));
+    let mut bench = Bench::new(&daemon).await;
+    insert(&database, 1, 7).await;
+    bench.fold().await;
+    insert(&database, 1, 5).await;
+    database.sql("UPDATE items_listen.count SET rows = rows + 3").await;
+    assert_eq!(daemon.run(&["recount"]).await.0, 0);
+    while !bench.fold().await.1 {}
+    exact(&database, "orders", TRUE_ORDERS).await;
+    assert_eq!(receiver.all().len(), 0);
+}

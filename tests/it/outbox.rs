@@ -331,3 +331,46 @@ async fn a_stop_finishes_what_is_under_way_and_leaves_the_rest_free() {
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1, 1));
     assert_eq!(database.one::<i64>("SELECT count(*) FROM items_listen.instance").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d1_d3_only_the_head_of_a_lane_is_claimed_and_only_its_holder_settles_it() {
+    use items_listen::db::schema::Schema;
+    use items_listen::outbox::{self, Settlement};
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    assert_eq!(daemon(&config(&database, &receiver, ORDERS)).run(&["install"]).await.0, 0);
+    let schema = Schema::new("items_listen");
+    // Lane 1 waits for its back-off, lane 2 is under way elsewhere, lane 3 is free, lane 4's lease is over.
+    database
+        .sql(
+            "INSERT INTO items_listen.delivery (event_id, endpoint, watch, key, channels, event, body, due_at, created_at, lease, lease_until)
+             SELECT gen_random_uuid(), 'main', 'orders', key, '{c}', 'e', '{}', clock_timestamp() + due::interval, clock_timestamp(),
+                    CASE WHEN lease IS NOT NULL THEN gen_random_uuid() END, clock_timestamp() + lease::interval
+             FROM (VALUES (1, '[1]', '1 h', NULL), (2, '[1]', '-1 s', NULL), (3, '[2]', '-1 s', '1 h'), (4, '[2]', '-1 s', NULL),
+                          (5, '[3]', '-1 s', NULL), (6, '[3]', '-1 s', NULL), (7, '[4]', '-1 s', '-1 s')) AS v (n, key, due, lease)
+             ORDER BY n",
+        )
+        .await;
+    let (one, two) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    let claim = async |instance| {
+        outbox::claim(&database.client, &schema, "main", instance, Duration::from_secs(60), 100).await.expect("claims")
+    };
+    let ids = |parcels: &[outbox::Parcel]| parcels.iter().map(|parcel| parcel.id).collect::<Vec<_>>();
+    let first = claim(one).await;
+    assert_eq!(ids(&first), [5, 7]);
+    assert_eq!(ids(&claim(two).await), [0i64; 0], "what is leased is nobody else's");
+    let settlement = |id, lease| Settlement {
+        id,
+        lease,
+        state: "delivered",
+        attempted: true,
+        delay: Duration::ZERO,
+        reason: None,
+        status: Some(200),
+        answer: None,
+    };
+    let stranger = outbox::settle(&database.client, &schema, &[settlement(5, two)]).await.expect("asks");
+    assert_eq!(stranger, [0i64; 0], "settling needs the lease's token");
+    let settled = outbox::settle(&database.client, &schema, &[settlement(5, first[0].lease)]).await.expect("settles");
+    assert_eq!(settled, [5]);
+    assert_eq!(ids(&claim(two).await), [6], "then the lane goes on");
+}
