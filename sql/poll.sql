@@ -1,7 +1,8 @@
 -- The slow beat: everything that can be waiting for the daemon, in one statement on the LISTEN session,
 -- and at the same time the proof that this session is alive.
 --
---   $1 $2  xmax and xip of the last complete fold      $3  the endpoints of this replica
+--   $1 $2  xmax and xip of the last complete fold      $3 $7  the endpoints of this replica, and from which due
+--                                                              time on claims of each look
 --   $4     this instance                               $5  whether it is ready    $6  its doorbell
 WITH beat AS (
     UPDATE items_listen.instance SET beat_at = clock_timestamp(), ready = $5::boolean, doorbell = $6::text
@@ -19,9 +20,10 @@ SELECT
     (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding <> 'gone') AS uncovered,
     (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding = 'gone') AS gone,
     (SELECT array_agg(e.name)
-     FROM unnest($3::text[]) AS e (name)
+     FROM unnest($3::text[], $7::timestamptz[]) AS e (name, floor)
      WHERE EXISTS (SELECT FROM items_listen.delivery d
                    WHERE d.endpoint = e.name AND d.state = 'pending' AND d.due_at <= clock_timestamp()
+                     AND d.due_at >= coalesce(e.floor, '-infinity')
                      AND (d.lease_until IS NULL OR d.lease_until < clock_timestamp()))) AS due,
     EXISTS (SELECT FROM items_listen.endpoint p WHERE p.state = 'paused' AND p.until > clock_timestamp()) AS any_paused,
     (SELECT coalesce(bool_or(c = '{channel}'), false) FROM pg_listening_channels() AS c) AS listening,

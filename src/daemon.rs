@@ -1,7 +1,7 @@
 //! The daemon: sessions that come and go, tasks that stay, and an orderly end.
 //!
 //! What survives a lost database connection (the dispatcher's memory, the HTTP listener) is started once;
-//! everything that holds a lock or a snapshot belongs to one [`session`] and goes with it.
+//! everything that holds a lock or a snapshot belongs to one `session` and goes with it.
 
 pub mod health;
 pub mod instance;

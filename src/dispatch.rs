@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::config::Endpoint;
 use crate::db::schema::Schema;
 use crate::error::Error;
-use crate::outbox::Parcel;
+use crate::outbox::{Floor, Parcel};
 
 /// So many deliveries per endpoint wait in memory; the others wait in the database.
 const HELD_MAX: usize = 4_096;
@@ -80,6 +80,8 @@ pub(crate) enum Command {
 pub(crate) struct Held {
     /// The endpoint takes events at present.
     pub(crate) open: bool,
+    /// From where claims look, and the poll with them.
+    pub(crate) floor: Floor,
     ids: HashSet<i64>,
     released: HashMap<i64, Duration>,
 }
@@ -209,6 +211,11 @@ impl Dispatch {
         if let Some(handle) = self.endpoints.get(endpoint) {
             let _stopped = handle.commands.send(Command::Paused(until, reason.to_owned()));
         }
+    }
+
+    /// The endpoints that this process sends to, and from where claims of each look.
+    pub fn floors(&self) -> (Vec<String>, Vec<Floor>) {
+        self.endpoints.iter().map(|(name, handle)| (name.clone(), lock(&handle.held).floor)).unzip()
     }
 
     /// The endpoints that this process sends to.

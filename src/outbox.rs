@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -67,7 +68,15 @@ pub struct Settlement {
     pub answer: Option<String>,
 }
 
-/// Claims the due heads of an endpoint's lanes for this process.
+/// From where a claim looks: what is settled leaves dead entries at the beginning of the index, and some forgotten
+/// session may keep them from being vacuumed. `None`: from the beginning.
+pub type Floor = Option<Timestamp>;
+
+/// A delivery's due time is taken before its transaction commits: nothing that is still to come is older than this.
+const COMMITTED_WITHIN_SECONDS: f64 = 120.0;
+
+/// Claims the due heads of an endpoint's lanes for this process, looking from `floor` on. Gives them, and from where
+/// the next claim may look.
 ///
 /// # Errors
 /// The database cannot be asked.
@@ -78,7 +87,8 @@ pub async fn claim(
     instance: Uuid,
     lease: Duration,
     limit: i64,
-) -> Result<Vec<Parcel>, Error> {
+    floor: Floor,
+) -> Result<(Vec<Parcel>, Floor), Error> {
     // Counted from before the claim is sent: whatever the network takes, the lease is not over earlier.
     let lease_end = crate::dispatch::clock::now() + lease;
     let token = Uuid::new_v4();
@@ -86,23 +96,37 @@ pub async fn claim(
         "WITH head AS (
              SELECT d.id FROM items_listen.delivery d
              WHERE d.state = 'pending' AND d.endpoint = $1 AND d.due_at <= clock_timestamp()
+               AND d.due_at >= coalesce($6::timestamptz, '-infinity')
                AND (d.lease_until IS NULL OR d.lease_until < clock_timestamp())
                AND NOT EXISTS (SELECT FROM items_listen.delivery e
                                WHERE e.state = 'pending' AND e.endpoint = d.endpoint AND e.watch = d.watch
                                  AND e.key = d.key AND e.id < d.id)
              ORDER BY d.due_at, d.id
              LIMIT $5
-             FOR UPDATE SKIP LOCKED)
-         UPDATE items_listen.delivery d
-         SET lease = $2, lease_until = clock_timestamp() + make_interval(secs => $3), leased_by = $4
-         FROM head
-         WHERE d.id = head.id
-         RETURNING d.id, d.event_id, d.watch, d.key, cardinality(d.channels), d.body, d.attempts,
-                   extract(epoch FROM clock_timestamp() - d.created_at)::float8",
+             FOR UPDATE SKIP LOCKED),
+         claimed AS (
+             UPDATE items_listen.delivery d
+             SET lease = $2, lease_until = clock_timestamp() + make_interval(secs => $3), leased_by = $4
+             FROM head
+             WHERE d.id = head.id
+             RETURNING d.id, d.event_id, d.watch, d.key, cardinality(d.channels) AS channels, d.body, d.attempts,
+                       extract(epoch FROM clock_timestamp() - d.created_at)::float8 AS age)
+         SELECT c.id, c.event_id, c.watch, c.key, c.channels, c.body, c.attempts, c.age, floor.at
+         FROM (SELECT least(clock_timestamp() - make_interval(secs => $7),
+                            (SELECT d.due_at FROM items_listen.delivery d
+                             WHERE d.state = 'pending' AND d.endpoint = $1
+                               AND d.due_at >= coalesce($6::timestamptz, '-infinity')
+                             ORDER BY d.due_at LIMIT 1)) AS at) AS floor
+         LEFT JOIN claimed c ON true",
     );
-    let rows = client.query(sql.as_str(), &[&endpoint, &token, &lease.as_secs_f64(), &instance, &limit]).await?;
+    let lease_seconds = lease.as_secs_f64();
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+        [&endpoint, &token, &lease_seconds, &instance, &limit, &floor, &COMMITTED_WITHIN_SECONDS];
+    let rows = client.query(sql.as_str(), &parameters).await?;
+    let next = rows.first().and_then(|row| row.get(8));
     let mut parcels: Vec<Parcel> = rows
         .iter()
+        .filter(|row| row.get::<_, Option<i64>>(0).is_some())
         .map(|row| Parcel {
             id: row.get(0),
             event_id: row.get(1),
@@ -117,7 +141,7 @@ pub async fn claim(
         })
         .collect();
     parcels.sort_by_key(|parcel| parcel.id);
-    Ok(parcels)
+    Ok((parcels, next))
 }
 
 /// Settles deliveries, and gives those that were: what is no longer leased under its token is left alone.

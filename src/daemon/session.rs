@@ -78,7 +78,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         Arc::clone(&listening.client),
         daemon.schema.clone(),
         daemon.instance,
-        daemon.dispatch.names().map(str::to_owned).collect(),
+        daemon.dispatch.clone(),
         poll_every,
         Arc::clone(&telling),
         found,

@@ -13,7 +13,7 @@ use super::send::{Sender, bodies};
 use super::{Command, Context, Held, clock, lock};
 use crate::config::Endpoint;
 use crate::error::Error;
-use crate::outbox::{self, Parcel, Settlement};
+use crate::outbox::{self, Floor, Parcel, Settlement};
 use crate::pusher::classify::{Answer, Reason, Verdict, classify};
 
 /// No attempt is started that could end less than this before its lease.
@@ -22,6 +22,8 @@ const LEASE_MARGIN: Duration = Duration::from_millis(500);
 const ANSWER_CHARS_KEPT: usize = 500;
 /// How many deliveries are claimed at once.
 const CLAIM_MAX: usize = 500;
+/// Whatever claims believe, so often they look at the whole outbox.
+const WHOLE_CLAIM_EVERY: Duration = Duration::from_secs(60);
 /// The pause after a database error.
 const DATABASE_PAUSE: Duration = Duration::from_millis(500);
 /// The time of the last success is written no more often than this.
@@ -48,6 +50,8 @@ pub(super) struct Post {
     backlog: bool,
     /// A probe found nothing to send: the next waits until something is due.
     nothing_to_probe: bool,
+    /// When the next claim looks from the beginning of the outbox.
+    whole_claim_at: Option<Instant>,
     row: Option<Row>,
     success_written: Option<Instant>,
     stopping: bool,
@@ -62,7 +66,7 @@ enum Done {
     },
     /// With the ids that were still ours to settle; `None` when stopping and the database was not there.
     Settled(Vec<Settlement>, Vec<i64>),
-    Claimed(Result<Vec<Parcel>, Error>),
+    Claimed(Result<(Vec<Parcel>, Floor), Error>),
 }
 
 /// What is to be written into `items_listen.endpoint`.
@@ -94,6 +98,7 @@ impl Post {
             claim_at: None,
             backlog: false,
             nothing_to_probe: false,
+            whole_claim_at: None,
             row: None,
             success_written: None,
             stopping: false,
@@ -212,10 +217,15 @@ impl Post {
         self.claim_at = None;
         let limit = i64::try_from((room - self.lanes.len()).min(CLAIM_MAX)).unwrap_or(1);
         let (context, endpoint, lease) = (self.context.clone(), self.endpoint.name.clone(), self.lease);
+        if self.whole_claim_at.is_none_or(|at| at <= Instant::now()) {
+            self.whole_claim_at = Some(Instant::now() + WHOLE_CLAIM_EVERY);
+            lock(&self.held).floor = None;
+        }
+        let floor = lock(&self.held).floor;
         self.work.spawn(async move {
             let claimed = async {
                 let client = crate::db::pool::get(&context.pool).await?;
-                outbox::claim(&client, &context.schema, &endpoint, context.instance, lease, limit).await
+                outbox::claim(&client, &context.schema, &endpoint, context.instance, lease, limit, floor).await
             };
             Done::Claimed(claimed.await)
         });
@@ -237,7 +247,8 @@ impl Post {
                     self.claim_at = Some(Instant::now());
                 }
             }
-            Done::Claimed(Ok(parcels)) => {
+            Done::Claimed(Ok((parcels, floor))) => {
+                lock(&self.held).floor = floor;
                 self.claiming = false;
                 self.backlog = !parcels.is_empty() || (self.backlog && !self.lanes.is_empty());
                 // An endpoint that nothing was sent to is not called well.

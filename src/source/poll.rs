@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::db::schema::Schema;
-use crate::dispatch::lock;
+use crate::dispatch::{Dispatch, lock};
 use crate::error::Error;
 use crate::journal::fold::Snapshot;
 use crate::journal::install;
@@ -60,7 +60,7 @@ pub async fn beat(
     client: Arc<Client>,
     schema: Schema,
     instance: Uuid,
-    endpoints: Vec<String>,
+    dispatch: Dispatch,
     every: Duration,
     telling: Arc<Mutex<Telling>>,
     found: watch::Sender<Beat>,
@@ -72,8 +72,9 @@ pub async fn beat(
     let statement = tokio::time::timeout(patience, client.prepare(&schema.sql(&sql))).await.map_err(|_| silent())??;
     loop {
         let Telling { snapshot, ready, doorbell } = lock(&telling).clone();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [&snapshot.xmax, &snapshot.xip, &endpoints, &instance, &ready, &doorbell];
+        let (endpoints, floors) = dispatch.floors();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+            [&snapshot.xmax, &snapshot.xip, &endpoints, &instance, &ready, &doorbell, &floors];
         let row = tokio::time::timeout(patience, client.query_one(&statement, &parameters)).await.map_err(|_| silent())??;
         if found.send(read(&row)).is_err() {
             return Ok(());

@@ -222,3 +222,16 @@ async fn init_prints_a_configuration_that_is_right() {
     assert_eq!(daemon.run(&["check", "--offline"]).await.0, 0);
     assert_eq!(daemon.run(&["init", "--table", "a.b.c"]).await.0, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_endpoint_writes_one_object_per_line() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let daemon = daemon(&format!("[database]\nurl = \"{}\"\n[endpoints.main]\nurl = \"log:\"\n{ORDERS}", database.url()));
+    let (code, out, err) = daemon.run(&["--trigger", "25", "--key", "tenant_id=7"]).await;
+    assert_eq!(code, 0, "{err}");
+    let line: serde_json::Value = serde_json::from_str(out.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(line["endpoint"], "main");
+    assert_eq!((&line["event"], &line["channels"][0]), (&"orders.many".into(), &"private-tenant.7.orders".into()));
+    assert_eq!(line["data"]["count"], 25);
+    assert_eq!(receiver.all().len(), 0);
+}

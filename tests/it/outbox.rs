@@ -352,7 +352,7 @@ async fn d1_d3_only_the_head_of_a_lane_is_claimed_and_only_its_holder_settles_it
         .await;
     let (one, two) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
     let claim = async |instance| {
-        outbox::claim(&database.client, &schema, "main", instance, Duration::from_secs(60), 100).await.expect("claims")
+        outbox::claim(&database.client, &schema, "main", instance, Duration::from_secs(60), 100, None).await.expect("claims").0
     };
     let ids = |parcels: &[outbox::Parcel]| parcels.iter().map(|parcel| parcel.id).collect::<Vec<_>>();
     let first = claim(one).await;
@@ -373,4 +373,60 @@ async fn d1_d3_only_the_head_of_a_lane_is_claimed_and_only_its_holder_settles_it
     let settled = outbox::settle(&database.client, &schema, &[settlement(5, first[0].lease)]).await.expect("settles");
     assert_eq!(settled, [5]);
     assert_eq!(ids(&claim(two).await), [6], "then the lane goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d3_what_waited_in_memory_until_its_lease_ran_out_is_claimed_anew_and_sent_once() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    receiver.delay(Duration::from_millis(400));
+    // A lease of 6 s, one request at a time, and 8 s of requests.
+    let config =
+        config(&database, &receiver, ORDERS).replace("retry = ", "timeout = \"500ms\"\nin_flight = 1\nmax_batch = 1\nretry = ");
+    let mut daemon = daemon(&config);
+    daemon.start().await;
+    database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 20) t, generate_series(1, 20)").await;
+    receiver.wait_for(20).await;
+    support::eventually("all are settled", async || {
+        let left: i64 = database.one("SELECT count(*) FROM items_listen.delivery WHERE state <> 'delivered'").await;
+        (left == 0).then_some(())
+    })
+    .await;
+    assert_eq!(receiver.all().len(), 20, "none was sent under a lease that was over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d8_a_claim_looks_from_what_the_last_one_left_and_misses_nothing() {
+    use items_listen::db::schema::Schema;
+    use items_listen::outbox;
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    assert_eq!(daemon(&config(&database, &receiver, ORDERS)).run(&["install"]).await.0, 0);
+    let schema = Schema::new("items_listen");
+    let insert = |due: &str| {
+        format!(
+            "INSERT INTO items_listen.delivery (event_id, endpoint, watch, key, channels, event, body, due_at, created_at)
+             VALUES (gen_random_uuid(), 'main', 'orders', gen_random_uuid()::text, '{{c}}', 'e', '{{}}', clock_timestamp() + '{due}', clock_timestamp())"
+        )
+    };
+    let claim = async |floor| {
+        let lease = Duration::from_secs(60);
+        outbox::claim(&database.client, &schema, "main", uuid::Uuid::now_v7(), lease, 100, floor).await.expect("claims")
+    };
+    database.sql(&insert("-10 min")).await;
+    let (parcels, floor) = claim(None).await;
+    assert_eq!(parcels.len(), 1);
+    let ten: bool =
+        database.client.query_one("SELECT $1::timestamptz < now() - interval '9 min'", &[&floor]).await.expect("asks").get(0);
+    assert!(ten, "what is claimed is still pending: the floor stays before it");
+    database.sql("UPDATE items_listen.delivery SET state = 'delivered', settled_at = now()").await;
+    let (parcels, floor) = claim(floor).await;
+    let two: bool =
+        database.client.query_one("SELECT $1::timestamptz > now() - interval '3 min'", &[&floor]).await.expect("asks").get(0);
+    assert!(parcels.is_empty() && two, "nothing is pending: the floor follows the clock, at a distance");
+    // A transaction that took its due time a while ago and commits only now is not missed; one from long ago is what
+    // the look at the whole outbox is for.
+    database.sql(&insert("-60 s")).await;
+    assert_eq!(claim(floor).await.0.len(), 1);
+    database.sql(&insert("-10 min")).await;
+    assert_eq!(claim(floor).await.0.len(), 0);
+    assert_eq!(claim(None).await.0.len(), 1);
 }
