@@ -188,3 +188,92 @@ async fn every_backend_of_ours_may_be_killed_while_writers_write() {
     check_history(&receiver.accepted());
     daemon.ready().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_two_replicas_are_killed_stopped_and_cut_off_while_the_endpoint_fails() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let config = config(&database, &receiver, ORDERS);
+    let (mut one, mut two) = (daemon(&config), daemon(&config));
+    one.start().await;
+    two.spawn();
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    receiver.answer(move |_| {
+        let statuses = [200, 200, 500, 200, 503, 429, 200, 408];
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (statuses[number % statuses.len()], "{}".into())
+    });
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut writers = Vec::new();
+    for number in 0..3 {
+        let (session, stop) = (database.session().await, stop.clone());
+        writers.push(tokio::spawn(async move {
+            let mut step = number;
+            while !stop.is_cancelled() {
+                let tenant = step % 6;
+                let sql = match step / 6 % 5 {
+                    0 | 1 => format!("INSERT INTO orders (tenant_id) SELECT {tenant} FROM generate_series(1, 9)"),
+                    2 => format!("UPDATE orders SET status = 'done' WHERE id IN (SELECT id FROM orders WHERE tenant_id = {tenant} LIMIT 7 FOR UPDATE SKIP LOCKED)"),
+                    3 => format!("BEGIN; INSERT INTO orders (tenant_id) SELECT {tenant} FROM generate_series(1, 30); ROLLBACK"),
+                    _ => format!("DELETE FROM orders WHERE id IN (SELECT id FROM orders WHERE tenant_id = {tenant} FOR UPDATE SKIP LOCKED)"),
+                };
+                session.batch_execute(&sql).await.expect("no writer ever fails");
+                step += 1;
+                tokio::time::interval(std::time::Duration::from_millis(3)).tick().await;
+            }
+        }));
+    }
+    let mut rounds = tokio::time::interval(std::time::Duration::from_millis(300));
+    for round in 0..40 {
+        rounds.tick().await;
+        match round % 5 {
+            0 | 3 => {
+                one.kill();
+                one.spawn();
+            }
+            1 => {
+                two.kill();
+                two.spawn();
+            }
+            2 => {
+                database
+                    .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'items-listen' AND datname = current_database()")
+                    .await;
+            }
+            _ => two.signal(if round % 10 == 4 { "STOP" } else { "CONT" }),
+        }
+    }
+    two.kill();
+    stop.cancel();
+    for writer in writers {
+        writer.await.expect("no writer panics");
+    }
+    receiver.status(200);
+    one.ready().await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    support::eventually("the outbox is empty", async || {
+        let left: i64 = database.one("SELECT count(*) FROM items_listen.delivery WHERE state <> 'delivered'").await;
+        (left == 0).then_some(())
+    })
+    .await;
+    let accepted = receiver.accepted();
+    check_history(&accepted);
+    let ids: std::collections::HashSet<String> = accepted.iter().map(|event| event.text("id")).collect();
+    let rows = database.client.query("SELECT id::text FROM items_listen.event", &[]).await.expect("events");
+    assert!(rows.iter().all(|row| ids.contains(&row.get::<_, String>(0))), "nothing is lost");
+    assert_eq!(ids.len(), rows.len(), "nothing unexpected");
+    eprintln!("{} events, {} repeated", ids.len(), accepted.len() - ids.len());
+    // What was said last about each key is true.
+    for tenant in 0..6 {
+        let truth: i64 =
+            database.one(&format!("SELECT count(*) FROM orders WHERE tenant_id = {tenant} AND status = 'open'")).await;
+        let severity = match truth {
+            ..20 => "info",
+            20..24 => "warning",
+            24..30 => "high",
+            _ => "critical",
+        };
+        let last =
+            accepted.iter().filter(|event| event.data["key"]["tenant_id"] == tenant).max_by_key(|event| event.number("seq"));
+        assert_eq!(last.map_or("info".into(), |event| event.text("severity")), severity, "tenant {tenant}");
+    }
+}

@@ -198,3 +198,29 @@ async fn b2_a_sleeper_that_could_not_arm_tries_again() {
     other.batch_execute(&format!("SELECT pg_advisory_unlock_shared({key})")).await.expect("lets go");
     bell(&database, "armed").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b5_nothing_is_armed_while_the_notification_queue_is_filling() {
+    use items_listen::db::schema::Schema;
+    use items_listen::db::session::Connector;
+    use items_listen::source::doorbell::{Bell, Doorbell};
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    assert_eq!(daemon(&config(&database, &receiver, ORDERS)).run(&["install"]).await.0, 0);
+    let url = items_listen::config::Secret::new(database.url());
+    let connector = Connector::new(&url, "items_listen").expect("a URL");
+    let listening = items_listen::source::listen::open(&connector, Duration::from_secs(60)).await.expect("listens");
+    let mut bell = Doorbell::new(std::sync::Arc::clone(&listening.client), &Schema::new("items_listen"), true);
+    bell.wake().await.expect("wakes");
+    assert_eq!(bell.sleep(false, 1).await.expect("sleeps"), Bell::Unarmed, "writers must not add to a queue that fills");
+    let ear = Ear::new(&database).await;
+    insert(&database, 1, 1).await;
+    assert_eq!(ear.heard().await, 0);
+    assert_eq!(bell.sleep(true, 1).await.expect("sleeps"), Bell::Armed);
+    insert(&database, 1, 1).await;
+    assert_eq!(ear.heard().await, 1);
+    // Arming is idempotent behind our own flag: advisory locks are re-entrant, and one release must be enough.
+    assert_eq!(bell.sleep(true, 1).await.expect("sleeps"), Bell::Armed);
+    bell.wake().await.expect("wakes");
+    insert(&database, 1, 1).await;
+    assert_eq!(ear.heard().await, 1);
+}
