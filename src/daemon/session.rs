@@ -30,6 +30,10 @@ use crate::watch::Source;
 const LINGER: Duration = Duration::from_millis(20);
 /// How often it looks while it lingers.
 const LINGER_LOOK: Duration = Duration::from_millis(2);
+/// From so many rows on a fold is part of a flood; it is then followed by a pause, in which more of it comes
+/// together: the processor is the writers'. A few milliseconds are all that it costs an alert.
+const FLOOD_ROWS: i64 = 50;
+const FLOOD_PAUSE: Duration = Duration::from_millis(3);
 /// After arming: a writer that looked while we were awake may commit a moment later.
 const CATCH_UPS: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(100)];
 /// Above this, ringing could fail the writers' COMMIT: the queue is full at 1.
@@ -130,6 +134,15 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
     Ok(Prepared { pipeline, beating })
 }
 
+/// How much a fold found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    None,
+    Some,
+    /// A flood: worth a moment's pause, so that the next fold takes more at once.
+    Much,
+}
+
 /// The loop: awake while there is something, asleep while there is not.
 struct Pipeline<'a> {
     daemon: &'a Daemon,
@@ -173,38 +186,44 @@ impl Pipeline<'_> {
         let mut dry_since: Option<Instant> = None;
         while !self.daemon.stop.is_cancelled() {
             self.receive().await?;
-            let quiet = self.fold().await?;
-            if !quiet {
+            let pause = match self.fold().await? {
+                Work::None if dry_since.get_or_insert_with(Instant::now).elapsed() >= LINGER => return Ok(()),
+                Work::None => LINGER_LOOK,
+                Work::Some => Duration::ZERO,
+                Work::Much => FLOOD_PAUSE,
+            };
+            if pause != LINGER_LOOK {
                 dry_since = None;
-                continue;
             }
-            if dry_since.get_or_insert_with(Instant::now).elapsed() >= LINGER {
-                return Ok(());
-            }
-            self.listen_for(LINGER_LOOK).await?;
+            // However much there is to fold: beats, news and readings are taken in between.
+            self.listen_for(pause).await?;
         }
         Ok(())
     }
 
-    /// One fold. Gives whether there was nothing to do, or somebody else does it.
-    async fn fold(&mut self) -> Result<bool, Error> {
+    /// One fold. Gives how much there was to do; none, if somebody else does it.
+    async fn fold(&mut self) -> Result<Work, Error> {
         if Instant::now() >= self.whole_scan_at {
             self.whole_scan_at = Instant::now() + WHOLE_SCAN_EVERY;
             self.engine.forget_snapshot();
         }
-        let quiet = match self.engine.fold().await? {
-            Folded::Busy => true,
+        let work = match self.engine.fold().await? {
+            Folded::Busy => Work::None,
             Folded::Done { rows, complete, marked } => {
                 self.keeper.recount(&marked);
                 self.marked = marked;
                 if complete {
                     self.ready_if_all_is_done().await?;
                 }
-                rows == 0 && complete
+                match rows {
+                    0 if complete => Work::None,
+                    FLOOD_ROWS.. if complete => Work::Much,
+                    _ => Work::Some,
+                }
             }
         };
         self.tell();
-        Ok(quiet)
+        Ok(work)
     }
 
     fn tell(&self) {
@@ -245,7 +264,7 @@ impl Pipeline<'_> {
             if bell == Bell::Armed {
                 // A probe before arming may belong to a commit after the last fold.
                 self.rung = false;
-                if !self.fold().await? {
+                if self.fold().await? != Work::None {
                     return self.doorbell.wake().await;
                 }
             }
@@ -272,7 +291,7 @@ impl Pipeline<'_> {
                 return Ok(true);
             }
             if look_at.is_some_and(|at| at <= Instant::now()) {
-                if !self.fold().await? {
+                if self.fold().await? != Work::None {
                     return Ok(true);
                 }
                 look_at = catch_ups.next().map(|after| armed_at + *after);
@@ -291,7 +310,6 @@ impl Pipeline<'_> {
             .flatten()
             .fold(until, Instant::min);
         tokio::select! {
-            biased;
             heard = self.listening.heard.recv() => match heard {
                 Some(notification) => self.hear(notification),
                 None => return Err(Error::Unavailable("the listening connection was lost".to_owned())),

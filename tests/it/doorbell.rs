@@ -224,3 +224,38 @@ async fn b5_nothing_is_armed_while_the_notification_queue_is_filling() {
     insert(&database, 1, 1).await;
     assert_eq!(ear.heard().await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_a_flood_everything_else_is_still_taken_in() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let later = ORDERS.replace("name = \"orders\"", "name = \"later\"").replace("public.orders", "public.later");
+    let quiet = ORDERS.replace("threshold = 20", "threshold = 1000000000");
+    // An answer that has to be tried again needs the beat, a table that comes later needs the keeper.
+    receiver.status(503);
+    let mut daemon = daemon(&config(&database, &receiver, &format!("{quiet}{later}")));
+    daemon.start().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        let (session, stop) = (database.session().await, stop.clone());
+        writers.push(tokio::spawn(async move {
+            while !stop.is_cancelled() {
+                session
+                    .batch_execute("INSERT INTO orders (tenant_id) SELECT g FROM generate_series(1, 60) g")
+                    .await
+                    .expect("inserts");
+            }
+        }));
+    }
+    database
+        .sql("CREATE TABLE later (tenant_id int, status text DEFAULT 'open'); INSERT INTO later SELECT 1 FROM generate_series(1, 20)")
+        .await;
+    support::eventually("it is tried", async || (!receiver.requests().is_empty()).then_some(())).await;
+    receiver.status(200);
+    receiver.wait_for(1).await;
+    stop.cancel();
+    for writer in writers {
+        writer.await.expect("no writer panics");
+    }
+    exact(&database, "orders", TRUE_ORDERS).await;
+}
