@@ -60,7 +60,9 @@ async fn a_sleeping_daemon_is_rung_and_a_missing_or_busy_one_is_not() {
         // After the catch-ups, so that nothing but the bell can be what wakes it.
         database.sql("SELECT pg_sleep(0.3)").await;
         insert(&database, round, 20).await;
-        let events = receiver.wait_for(round as usize + 1).await;
+        // The poll is a minute away.
+        let rung = tokio::time::timeout(Duration::from_secs(25), receiver.wait_for(round as usize + 1));
+        let events = rung.await.expect("the bell wakes it, not the poll");
         assert_eq!(events[round as usize].data["key"]["tenant_id"], round);
     }
     let ear = Ear::new(&database).await;
