@@ -38,7 +38,7 @@ const RELEASED_KEPT: Duration = Duration::from_secs(300);
 /// What all endpoints' tasks need.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Sessions for claims and settlements; `None` sends without an outbox.
+    /// Sessions for claims and settlements.
     pub pool: Pool,
     /// Where the outbox is.
     pub schema: Schema,

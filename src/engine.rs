@@ -43,6 +43,21 @@ pub struct Served {
     pub generation: i32,
     /// The watch.
     pub watch: Arc<Watch>,
+    /// How its readings are judged, as the database has it; hashed once and not at every fold.
+    policy: String,
+}
+
+impl Served {
+    /// A watch of the configuration, as it stands in the database.
+    pub fn new(id: i32, generation: i32, watch: Arc<Watch>) -> Served {
+        let policy = watch.policy_hash();
+        Served { id, generation, watch, policy }
+    }
+
+    /// The hash of its policy.
+    pub fn policy(&self) -> &str {
+        &self.policy
+    }
 }
 
 /// A reading that an application sent.
@@ -184,10 +199,11 @@ impl Engine {
         let readings = readings.as_slice();
         let mut states = self.states(readings).await?;
         let mut evaluated = Evaluated::default();
+        let mut seqs = self.next_seqs(readings.len()).await?.into_iter();
         for reading in readings {
             let Some(served) = self.served.get(&reading.watch) else { continue };
             let (state, episode) = states.entry((reading.watch, reading.key.text.clone())).or_insert((State::NEW, None));
-            let seq = self.next_seq().await?;
+            let Some(seq) = seqs.next() else { continue };
             let decision = decide::received(served, reading, state, *episode, seq, now);
             (*state, *episode) = (decision.state, decision.episode);
             evaluated.decisions.push(decision);
@@ -203,7 +219,7 @@ impl Engine {
     pub async fn trigger(&mut self, watch: i32, key: &Key, count: i64) -> Result<Vec<i64>, Error> {
         self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
         let now: Timestamp = self.client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
-        let seq = self.next_seq().await?;
+        let seq = self.next_seqs(1).await?.first().copied().unwrap_or_default();
         let mut evaluated = Evaluated::default();
         if let Some(served) = self.served.get(&watch) {
             evaluated.manual = Some(Manual { watch: served.id, key: key.clone(), count, seq });
@@ -235,14 +251,16 @@ impl Engine {
         for served in self.served.values() {
             known.0.push(served.id);
             known.1.push(served.generation);
-            known.2.push(served.watch.policy_hash());
+            known.2.push(served.policy.clone());
         }
         known
     }
 
-    async fn next_seq(&self) -> Result<i64, Error> {
-        let sql = self.schema.sql("SELECT nextval('items_listen.seq')");
-        Ok(self.client.query_one(sql.as_str(), &[]).await?.get(0))
+    /// So many numbers, in rising order.
+    async fn next_seqs(&self, count: usize) -> Result<Vec<i64>, Error> {
+        let sql = self.schema.sql("SELECT nextval('items_listen.seq') FROM generate_series(1, $1::bigint)");
+        let rows = self.client.query(sql.as_str(), &[&i64::try_from(count).unwrap_or(i64::MAX)]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     async fn states(&self, readings: &[Received]) -> Result<HashMap<(i32, String), (State, Option<Uuid>)>, Error> {

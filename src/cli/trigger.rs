@@ -212,7 +212,7 @@ async fn through_outbox(
     let instance = Uuid::now_v7();
     let (dispatch, running) = Dispatch::start(&config.endpoints, &Context { pool, schema: schema.clone(), instance })?;
     // A manual trigger leaves the watch's own count and state alone: it needs no installed watch.
-    let served = Served { id: 0, generation: 0, watch: Arc::clone(&config.watches[index]) };
+    let served = Served::new(0, 0, Arc::clone(&config.watches[index]));
     let deadline = Instant::now() + timeout;
     let ids = loop {
         let mut engine =

@@ -17,7 +17,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 /// All endpoints.
 pub(super) fn endpoints(node: Option<&Node>, mistakes: &mut Mistakes) -> Vec<Endpoint> {
     let Some(node) = node else { return Vec::new() };
-    let mut section = Section::new("endpoints", node, mistakes);
+    let section = Section::new("endpoints", node, mistakes);
     section.all().iter().filter_map(|entry| endpoint(&entry.key, &entry.node, mistakes)).collect()
 }
 

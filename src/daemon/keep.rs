@@ -194,7 +194,7 @@ impl Keeper {
                 self.wanting.remove(&id);
                 self.recovered(kind, id).await;
                 let Some(watch) = self.watches.get(&id) else { return News::Look };
-                News::Serve(Served { id: installed.id, generation: installed.generation, watch: Arc::clone(watch) })
+                News::Serve(Served::new(installed.id, installed.generation, Arc::clone(watch)))
             }
             Err(error) => {
                 self.failed(kind, id, &error).await;

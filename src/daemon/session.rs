@@ -432,7 +432,7 @@ impl Pipeline<'_> {
     /// Says once that a newer configuration installed another definition: it stands, and we leave it alone.
     fn name_foreign(&mut self, beat: &Beat) {
         for served in self.engine.served() {
-            let own = (served.generation, served.watch.policy_hash());
+            let own = (served.generation, served.policy().to_owned());
             let same = beat.installed.get(&served.id) == Some(&own);
             if !same && self.foreign.insert(served.id) {
                 tracing::warn!(

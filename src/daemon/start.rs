@@ -42,7 +42,7 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
         install::record_error(&client, &daemon.schema, watch, error.as_deref()).await?;
         match installed {
             Ok(installed) => {
-                let served = Served { id: installed.id, generation: installed.generation, watch: Arc::clone(watch) };
+                let served = Served::new(installed.id, installed.generation, Arc::clone(watch));
                 all.push((watch.name.clone(), Some(served)));
             }
             // The connection, not the watch.

@@ -58,7 +58,13 @@ async fn a_sleeping_daemon_is_rung_and_a_missing_or_busy_one_is_not() {
         })
         .await;
         // After the catch-ups, so that nothing but the bell can be what wakes it.
-        database.sql("SELECT pg_sleep(0.3)").await;
+        support::eventually("it sleeps, and its catch-ups are over", async || {
+            let quiet: bool = database
+                .one("SELECT coalesce(max(state_change) < clock_timestamp() - interval '250 ms', false) FROM pg_stat_activity WHERE application_name = 'items-listen' AND datname = current_database()")
+                .await;
+            quiet.then_some(())
+        })
+        .await;
         insert(&database, round, 20).await;
         // The poll is a minute away.
         let rung = tokio::time::timeout(Duration::from_secs(25), receiver.wait_for(round as usize + 1));

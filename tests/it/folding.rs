@@ -35,7 +35,7 @@ impl Bench {
         for watch in &config.watches {
             let (installed, _) = install::find(&client, &schema, &watch.name).await.expect("asks").expect("installed");
             install::adopt_policy(&mut client, &schema, watch, installed.id, false).await.expect("adopts");
-            served.push(Served { id: installed.id, generation: installed.generation, watch: Arc::clone(watch) });
+            served.push(Served::new(installed.id, installed.generation, Arc::clone(watch)));
         }
         let pool = pool::pool(&connector, 2).expect("a pool");
         let instance = uuid::Uuid::now_v7();

@@ -237,6 +237,7 @@ async fn receive(
         body: String::from_utf8_lossy(&body).into_owned(),
         events: events.len(),
     });
+    // A slow endpoint is what is being tested then.
     let delay = *inner.delay.lock().expect("no panic");
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
