@@ -68,6 +68,7 @@ SELECT done.rows AS folded_rows, done.complete,
        (SELECT array_agg(id) FROM mine) AS served,
        (SELECT array_agg(id) FROM mine WHERE marked) AS marked,
        (SELECT array_agg(id) FROM mine WHERE baseline AND NOT marked) AS baseline,
+       (SELECT array_agg(id) FROM mine JOIN items_listen.storm s ON s.watch = id WHERE s.due_at <= clock_timestamp()) AS storms,
        r.watch, r.key, r.rows, r.was_dirty, r.severity, r.episode,
        r.breach_since, r.clear_since, r.said_at, r.deadline, r.last_at,
        CASE WHEN r.key IS NOT NULL THEN nextval('items_listen.seq') END AS seq

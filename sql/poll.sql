@@ -13,9 +13,12 @@ SELECT
       OR EXISTS (SELECT FROM items_listen.journal WHERE xid = ANY ($2::text[]::xid8[]) AND xid < $1::text::xid8)
       AS journal_waits,
     EXISTS (SELECT FROM items_listen.count WHERE dirty > 0) AS dirty,
-    EXISTS (SELECT FROM items_listen.count WHERE deadline <= clock_timestamp()) AS deadline_due,
-    (SELECT extract(epoch FROM min(deadline) - clock_timestamp())::float8 FROM items_listen.count
-     WHERE deadline IS NOT NULL) AS next_deadline_seconds,
+    EXISTS (SELECT FROM items_listen.count WHERE deadline <= clock_timestamp())
+      OR EXISTS (SELECT FROM items_listen.storm WHERE due_at <= clock_timestamp())
+      AS deadline_due,
+    (SELECT extract(epoch FROM least((SELECT min(deadline) FROM items_listen.count WHERE deadline IS NOT NULL),
+                                     (SELECT min(due_at) FROM items_listen.storm)) - clock_timestamp())::float8)
+      AS next_deadline_seconds,
     (SELECT array_agg(DISTINCT watch) FROM items_listen.marker) AS marked,
     (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding <> 'gone') AS uncovered,
     (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding = 'gone') AS gone,

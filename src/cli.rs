@@ -21,6 +21,7 @@ use crate::config::{self, Location};
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
+use deliveries::Filter;
 
 /// Watches counts in PostgreSQL and publishes threshold alerts to Pusher-compatible endpoints.
 #[derive(Debug, Parser)]
@@ -126,15 +127,11 @@ enum Command {
 enum DeliveriesCommand {
     /// List deliveries, newest first
     List {
+        #[command(flatten)]
+        filter: Filter,
         /// Only those in this state
         #[arg(long, value_parser = ["pending", "delivered", "dead", "superseded"])]
         state: Option<String>,
-        /// Only those of this endpoint
-        #[arg(long)]
-        endpoint: Option<String>,
-        /// Only those of this watch
-        #[arg(long)]
-        watch: Option<String>,
         /// At most so many
         #[arg(long, default_value_t = 100)]
         limit: i64,
@@ -142,10 +139,39 @@ enum DeliveriesCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show one delivery: body, attempts, the endpoint's answer, when and why
+    Show {
+        /// Its id
+        id: i64,
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Send dead deliveries again (and a held outbox, in a copied database)
     Retry {
-        /// Their ids; without any, all dead ones
+        /// Their ids; without ids and filters, all dead ones
         ids: Vec<i64>,
+        #[command(flatten)]
+        filter: Filter,
+        /// The result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put dead deliveries away without sending them: they are kept as superseded, with the reason "discarded"
+    Discard {
+        /// Their ids
+        ids: Vec<i64>,
+        #[command(flatten)]
+        filter: Filter,
+        /// Those that wait to be sent, instead of dead ones
+        #[arg(long)]
+        pending: bool,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        /// The result as JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -198,10 +224,17 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Some(Command::Uninstall) => install::uninstall(&config).await,
         Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,
         Some(Command::Status { json }) => status::run(&config, json).await,
-        Some(Command::Deliveries { command: DeliveriesCommand::List { state, endpoint, watch, limit, json } }) => {
-            deliveries::list(&config, &deliveries::Filter { state, endpoint, watch, limit }, json).await
-        }
-        Some(Command::Deliveries { command: DeliveriesCommand::Retry { ids } }) => deliveries::retry(&config, &ids).await,
+        Some(Command::Deliveries { command }) => match command {
+            DeliveriesCommand::List { filter, state, limit, json } => {
+                deliveries::list(&config, &filter, state.as_deref(), limit, json).await
+            }
+            DeliveriesCommand::Show { id, json } => deliveries::show(&config, id, json).await,
+            DeliveriesCommand::Retry { ids, filter, json } => deliveries::retry(&config, &ids, &filter, json).await,
+            DeliveriesCommand::Discard { ids, filter, pending, all, json } => {
+                let which = deliveries::Discard { ids, filter, pending, all };
+                deliveries::discard(&config, &which, json).await
+            }
+        },
         Some(Command::Init { .. } | Command::Check { .. }) => Ok(0),
     }
 }
@@ -210,10 +243,13 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
 async fn connect(config: &config::Config, purpose: Purpose) -> Result<(tokio_postgres::Client, Connector, Schema), Error> {
     let database = config.require_database()?;
     let connector = Connector::new(&database.url, &database.schema)?;
-    let client = connector.session(purpose).await.map_err(|error| match error {
+    let unreachable = |error: Error| match error {
+        error @ Error::Unavailable(_) => error,
         error if error.exit_code() == 69 => Error::Unavailable(format!("{}: {error}", connector.describe())),
         error => error,
-    })?;
+    };
+    connector.require_direct().await.map_err(unreachable)?;
+    let client = connector.session(purpose).await.map_err(unreachable)?;
     Ok((client, connector, Schema::new(&database.schema)))
 }
 

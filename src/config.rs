@@ -23,6 +23,7 @@ pub use document::Mistake;
 pub use secret::Secret;
 
 use crate::error::Error;
+use crate::retention::Retention;
 use crate::retry::Retry;
 use crate::watch::Watch;
 
@@ -78,6 +79,8 @@ pub struct Database {
     pub doorbell: Doorbell,
     /// The slow beat.
     pub poll: Duration,
+    /// How long what is over is kept.
+    pub retention: Retention,
 }
 
 /// `[database] install`

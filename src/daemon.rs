@@ -4,6 +4,7 @@
 //! everything that holds a lock or a snapshot belongs to one `session` and goes with it.
 
 pub mod health;
+mod housekeeping;
 pub mod instance;
 mod keep;
 mod session;
@@ -100,7 +101,6 @@ pub async fn run(config: Config, http: Option<TcpListener>, stop: CancellationTo
 /// One session after another, until the daemon is to end.
 async fn sessions(daemon: &Daemon) -> Result<(), Error> {
     let mut attempts = 0;
-    let mut said = String::new();
     while !daemon.stop.is_cancelled() {
         let connected = daemon.health.connections();
         let error = match session::run(daemon).await {
@@ -113,13 +113,12 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
         let message = error.to_string();
         daemon.health.set_not_ready(&format!("database: {message}"));
         // Once per change of state, not per try.
-        if message != said {
+        if daemon.health.fault(&message) {
             tracing::warn!(
                 database = daemon.connector.describe(),
                 error = message,
                 "no database session; trying again for as long as it takes"
             );
-            said = message;
         }
         let delay = RECONNECT.delay(attempts, rand::random(), None);
         tokio::select! {

@@ -11,6 +11,7 @@
 
 mod columns;
 pub mod decide;
+mod digest;
 mod tell;
 mod write;
 
@@ -343,6 +344,7 @@ impl Found {
         if complete {
             evaluated.clean = list("served").into_iter().filter(|id| !marked.contains(id)).collect();
             evaluated.baseline = list("baseline");
+            evaluated.storms = list("storms");
         }
         Found {
             rows: row.get("folded_rows"),

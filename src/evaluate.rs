@@ -32,6 +32,10 @@ pub enum Transition {
 }
 
 impl Transition {
+    /// All of them.
+    pub const ALL: [Transition; 5] =
+        [Transition::Raised, Transition::Escalated, Transition::Eased, Transition::Resolved, Transition::Repeated];
+
     /// The name on the wire, in SQL and in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -60,6 +64,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 5] = [Reason::Reading, Reason::Gone, Reason::Threshold, Reason::Disabled, Reason::Deadline];
+
     /// The name on the wire and in SQL.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -24,7 +24,7 @@ pub struct Event {
     pub watch: String,
     /// The key's columns and their values.
     pub key: Map<String, Value>,
-    /// `raised`, `escalated`, `eased`, `resolved`, `repeated`, `reading` or `manual`.
+    /// `raised`, `escalated`, `eased`, `resolved`, `repeated`, `reading`, `manual` or `digest`.
     pub transition: &'static str,
     /// Why, for transitions.
     pub reason: Option<&'static str>,
@@ -42,7 +42,7 @@ pub struct Event {
     pub compare: &'static str,
     /// The watch's `message`, rendered.
     pub message: Option<String>,
-    /// The row, for the kinds of watch that have one.
+    /// The row, for the kinds of watch that have one; of a digest, how many keys have each severity, and the worst.
     pub row: Option<Value>,
     /// The database's time of the fold.
     pub at: Timestamp,

@@ -32,7 +32,7 @@
 //! 7. **[`daemon`]** holds it together: sessions that come and go, tasks that stay, an orderly end. [`http`] and [`status`]
 //!    say how it is; [`cli`] is the command line.
 //!
-//! Pure modules, which know no clock, no I/O and no tokio: [`severity`], [`evaluate`], [`retry`], [`pusher::sign`],
+//! Pure modules, which know no clock, no I/O and no tokio: [`severity`], [`evaluate`], [`storm`], [`retry`], [`pusher::sign`],
 //! [`pusher::classify`], [`pusher::body`], [`event::channel`], [`dispatch::lanes`], [`dispatch::gate`],
 //! [`source::payload`], [`journal::trigger`], [`journal::fold`].
 //!
@@ -51,8 +51,10 @@ pub mod engine;
 pub mod evaluate;
 pub mod event;
 pub mod severity;
+pub mod storm;
 
 pub mod outbox;
+pub mod retention;
 
 pub mod dispatch;
 pub mod pusher;

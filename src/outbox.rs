@@ -36,6 +36,8 @@ pub struct Parcel {
     pub lease_end: Duration,
     /// The delivery before it in its lane that was unsettled when this one was written.
     pub after: Option<i64>,
+    /// Its publish rule, where a later one of its lane and rule may take its place while the endpoint is down.
+    pub collapse: Option<String>,
 }
 
 /// What keeps deliveries in order: one endpoint, one watch, one key.
@@ -54,7 +56,7 @@ pub struct Settlement {
     pub id: i64,
     /// The token under which it was sent.
     pub lease: Uuid,
-    /// `delivered`, `dead`, or `pending` with a delay.
+    /// `delivered`, `dead`, `superseded`, or `pending` with a delay.
     pub state: &'static str,
     /// Whether a request was made.
     pub attempted: bool,
@@ -110,8 +112,8 @@ pub async fn claim(
              FROM head
              WHERE d.id = head.id
              RETURNING d.id, d.event_id, d.watch, d.key, cardinality(d.channels) AS channels, d.body, d.attempts,
-                       extract(epoch FROM clock_timestamp() - d.created_at)::float8 AS age)
-         SELECT c.id, c.event_id, c.watch, c.key, c.channels, c.body, c.attempts, c.age, floor.at
+                       extract(epoch FROM clock_timestamp() - d.created_at)::float8 AS age, d.collapse)
+         SELECT c.id, c.event_id, c.watch, c.key, c.channels, c.body, c.attempts, c.age, floor.at, c.collapse
          FROM (SELECT least(clock_timestamp() - make_interval(secs => $7),
                             (SELECT d.due_at FROM items_listen.delivery d
                              WHERE d.state = 'pending' AND d.endpoint = $1
@@ -138,6 +140,7 @@ pub async fn claim(
             lease: token,
             lease_end,
             after: None,
+            collapse: row.get(9),
         })
         .collect();
     parcels.sort_by_key(|parcel| parcel.id);

@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use crate::evaluate::Policy;
 use crate::event::rule::Rule;
 use crate::event::template::Text;
+use crate::storm::Storm;
 
 /// A watch, as configured and checked.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Watch {
     pub message: Text,
     /// What is sent where.
     pub rules: Vec<Rule>,
+    /// When a digest takes the place of a flood.
+    pub storm: Option<Storm>,
 }
 
 /// What is counted.

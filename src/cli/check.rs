@@ -134,6 +134,11 @@ async fn look_at_database(config: &Config, findings: &mut Findings) {
         Ok(connector) => connector,
         Err(error) => return findings.error("database", error.to_string(), "correct it in the configuration"),
     };
+    if let Err(error) = connector.require_direct().await
+        && error.to_string().contains("PgBouncer")
+    {
+        return findings.error("database", error.to_string(), "set database.url to the host and port of PostgreSQL itself");
+    }
     let mut client = match connector.session(Purpose::Install).await {
         Ok(client) => client,
         Err(error) => {

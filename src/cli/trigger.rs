@@ -14,7 +14,7 @@ use crate::db::migrate::{self, InstallLock};
 use crate::db::pool;
 use crate::db::session::Purpose;
 use crate::dispatch::gate::PROBE_EVERY;
-use crate::dispatch::send::Sender;
+use crate::dispatch::send::{Load, Sender};
 use crate::dispatch::{Context, Dispatch};
 use crate::engine::{Engine, Served};
 use crate::error::Error;
@@ -285,8 +285,10 @@ async fn directly(config: &Config, rendered: Vec<(Delivered, String)>, timeout: 
         let Some(endpoint) = config.endpoints.iter().find(|endpoint| endpoint.name == delivered.endpoint) else { continue };
         let sender = Sender::new(endpoint)?;
         let started = Instant::now();
+        // Without an outbox nothing else tells this trigger from the last one.
+        let carries = uuid::Uuid::now_v7().into_bytes().to_vec();
         for attempt in 1.. {
-            let answer = sender.send(vec![body.clone()]).await;
+            let answer = sender.send(Load { bodies: vec![body.clone()], carries: carries.clone() }).await;
             let verdict = classify(&answer);
             note(&mut delivered, &answer, verdict);
             let Verdict::Retry(_, retry_after) = verdict else { break };

@@ -10,6 +10,7 @@ use super::read_endpoint::endpoints;
 use super::read_watch::{NO_ENDPOINT, default_watch, watches};
 use super::reader::{Mistakes, Section};
 use super::{Config, Database, Doorbell, Install, Secret};
+use crate::retention::Retention;
 use crate::watch::short_hash;
 
 /// Where health and status are served unless the configuration says otherwise.
@@ -104,6 +105,7 @@ fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mista
     let pool_size = section.integer("pool_size", 1..=100, mistakes);
     let doorbell = section.word("doorbell", &[("auto", Doorbell::Auto), ("on", Doorbell::On), ("off", Doorbell::Off)], mistakes);
     let poll = section.duration_within("poll", POLL_MIN..=POLL_MAX, mistakes);
+    let retention = section.node("retention").map_or_else(Retention::default, |node| retention(node, mistakes));
     section.finish(mistakes);
     if let Some(url) = &url
         && let Err(what) = crate::db::session::parse_url(url)
@@ -118,7 +120,20 @@ fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mista
         pool_size: usize::try_from(pool_size.unwrap_or(4)).unwrap_or(4),
         doorbell: doorbell.unwrap_or(Doorbell::Auto),
         poll: poll.unwrap_or(std::time::Duration::from_secs(1)),
+        retention,
     })
+}
+
+fn retention(node: &Node, mistakes: &mut Mistakes) -> Retention {
+    let default = Retention::default();
+    let mut section = Section::new("database.retention", node, mistakes);
+    let retention = Retention {
+        events: section.duration("events", mistakes).unwrap_or(default.events),
+        delivered: section.duration("delivered", mistakes).unwrap_or(default.delivered),
+        dead: section.duration("dead", mistakes).unwrap_or(default.dead),
+    };
+    section.finish(mistakes);
+    retention
 }
 
 const POLL_MIN: std::time::Duration = std::time::Duration::from_millis(10);

@@ -11,13 +11,17 @@ use crate::event::channel;
 use crate::event::rule::{Data, On, Rule, Tree};
 use crate::event::template::{Leaf, Text};
 use crate::severity::{Bands, Compare, Scale, Severity};
-use crate::watch::{Override, Relation, Source, Watch};
+use crate::storm::Storm;
+use crate::watch::{Override, Relation, Source, Watch, short_hash};
 
 /// The message of a watch that gives none.
 const MESSAGE_DEFAULT: &str = "{{ watch }} {{ key }} at {{ count }} of {{ threshold }}";
 /// The threshold of the one watch there is without a configuration file.
 const THRESHOLD_DEFAULT: i64 = 20;
 const NAME_CHARS_MAX: usize = 64;
+/// A window shorter than a fold takes would bound nothing; one longer than a day would forget to tell.
+const STORM_PER_MIN: std::time::Duration = std::time::Duration::from_millis(100);
+const STORM_PER_MAX: std::time::Duration = std::time::Duration::from_secs(86_400);
 /// What is missing where nothing could ever be sent.
 pub(super) const NO_ENDPOINT: &str =
     "there is no endpoint; add [endpoints.main] with url, app_id, key and secret, or url = \"log:\", or set BROADCAST_CONNECTION";
@@ -47,6 +51,7 @@ pub(super) fn default_watch(endpoints: &[String], fallback: Option<i64>) -> Watc
         data: Data::Full,
         on: On::WORDS.iter().find(|(word, _)| *word == "reading").map_or(On::transitions(), |(_, on)| *on),
         min_severity: Severity::Warning,
+        collapse: None,
     };
     Watch {
         name: "items".into(),
@@ -57,6 +62,7 @@ pub(super) fn default_watch(endpoints: &[String], fallback: Option<i64>) -> Watc
         policy: policy_default(Compare::AtLeast),
         message: text(MESSAGE_DEFAULT),
         rules: vec![rule],
+        storm: None,
     }
 }
 
@@ -79,6 +85,7 @@ fn watch(index: usize, node: &Node, endpoints: &[String], fallback: Option<i64>,
     let own = section.integer("threshold", i64::MIN..=i64::MAX, mistakes);
     let threshold = own.or(fallback);
     let thresholds = thresholds(&mut section, &key, mistakes);
+    let storm = section.node("storm").and_then(|node| storm(node, mistakes));
     let message = section.string("message", mistakes);
     let message = match message {
         None => Text::try_new(MESSAGE_DEFAULT).ok(),
@@ -97,7 +104,21 @@ fn watch(index: usize, node: &Node, endpoints: &[String], fallback: Option<i64>,
         );
     }
     section.finish(mistakes);
-    Some(Watch { name: name?, source: source?, key, threshold, thresholds, policy: policy?, message: message?, rules })
+    Some(Watch { name: name?, source: source?, key, threshold, thresholds, policy: policy?, message: message?, rules, storm })
+}
+
+fn storm(node: &Node, mistakes: &mut Mistakes) -> Option<Storm> {
+    let mut section = Section::new("watch.storm", node, mistakes);
+    let limit = section.integer("limit", 1..=1_000_000, mistakes);
+    let per = section.duration_within("per", STORM_PER_MIN..=STORM_PER_MAX, mistakes);
+    for (key, given) in [("limit", limit.is_some()), ("per", per.is_some())] {
+        if !given && section.node(key).is_none() {
+            mistakes.add(section.origin(), format!("watch.storm.{key}: missing; storm = {{ limit = 100, per = \"10s\" }} is an example"));
+        }
+    }
+    section.finish(mistakes);
+    let per = SignedDuration::try_from(per?).ok()?;
+    Some(Storm { limit: u32::try_from(limit?).ok()?, per })
 }
 
 fn name(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<String> {
@@ -265,7 +286,12 @@ fn rule(node: &Node, endpoints: &[String], key: &[String], mistakes: &mut Mistak
     let min_severity = section.word("min_severity", &severities, mistakes).unwrap_or(Severity::Warning);
     let endpoints = endpoints_of(&mut section, endpoints, mistakes);
     section.finish(mistakes);
-    Some(Rule { endpoints: endpoints?, channels: channels?, event: event?, data: data?, on: on?, min_severity })
+    let (channels, event, data, on) = (channels?, event?, data?, on?);
+    let collapse = matches!(data, Data::Thin).then(|| {
+        let sources: Vec<&str> = channels.iter().map(Text::source).collect();
+        short_hash(&format!("{sources:?} {:?} {on:?} {min_severity:?}", event.source()))
+    });
+    Some(Rule { endpoints: endpoints?, channels, event, data, on, min_severity, collapse })
 }
 
 fn endpoints_of(section: &mut Section<'_>, known: &[String], mistakes: &mut Mistakes) -> Option<Vec<String>> {

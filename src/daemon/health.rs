@@ -12,6 +12,7 @@ use crate::dispatch::lock;
 pub struct Health {
     ready: AtomicBool,
     reason: Mutex<String>,
+    fault: Mutex<Option<String>>,
     connections: AtomicU64,
     skipped: AtomicU64,
     changed: Notify,
@@ -46,9 +47,18 @@ impl Health {
         self.ready.store(false, Ordering::Release);
     }
 
-    /// A session listens.
-    pub fn connected(&self) {
+    /// A session listens. Gives whether that is news: there was a fault before.
+    pub fn connected(&self) -> bool {
         self.connections.fetch_add(1, Ordering::Relaxed);
+        lock(&self.fault).take().is_some()
+    }
+
+    /// There is no session, and this is why. Gives whether it is another fault than before.
+    pub fn fault(&self, what: &str) -> bool {
+        let mut fault = lock(&self.fault);
+        let news = fault.as_deref() != Some(what);
+        *fault = Some(what.to_owned());
+        news
     }
 
     /// How many sessions have listened so far.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
+use super::housekeeping::House;
 use super::keep::{Keeper, News};
 use super::start::{daemon_watch, doorbell_on, free_doubted, id_of, install_all};
 use super::{Daemon, POLL_WITHOUT_DOORBELL, instance};
@@ -67,6 +68,7 @@ struct Prepared<'a, B> {
 
 /// Installs; then LISTENs, opens the folding session, and begins to beat.
 async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Result<(), Error>>>, Error> {
+    daemon.connector.require_direct().await?;
     let served = install_all(daemon).await?;
     let client = daemon.connector.session(Purpose::Work).await?;
     instance::enter(&client, daemon).await?;
@@ -87,7 +89,9 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         Arc::clone(&telling),
         found,
     );
-    daemon.health.connected();
+    if daemon.health.connected() {
+        tracing::info!(database = daemon.connector.describe(), "the database is back");
+    }
     let engine = Engine::open(
         &daemon.connector,
         &daemon.schema,
@@ -126,6 +130,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         marked: Vec::new(),
         whole_scan_at: Instant::now() + WHOLE_SCAN_EVERY,
         housekeeping_at: Instant::now() + HOUSEKEEPING_EVERY,
+        house: House::default(),
         deadline_at: None,
         look: false,
         beaten: false,
@@ -159,6 +164,7 @@ struct Pipeline<'a> {
     marked: Vec<i32>,
     whole_scan_at: Instant,
     housekeeping_at: Instant,
+    house: House,
     /// When time alone will have something to say.
     deadline_at: Option<Instant>,
     /// Something is to be folded, whether the bell rang or not.
@@ -337,7 +343,7 @@ impl Pipeline<'_> {
         self.keeper.retry(&self.marked);
         if Instant::now() >= self.housekeeping_at {
             self.housekeeping_at = Instant::now() + HOUSEKEEPING_EVERY;
-            self.keep_house().await;
+            self.house.keep(self.daemon);
         }
         Ok(())
     }
@@ -499,37 +505,6 @@ impl Pipeline<'_> {
             }
         }
         self.heard_on.retain(|_, watches| !watches.is_empty());
-        Ok(())
-    }
-
-    /// A fault here is no reason to lose a session that works.
-    async fn keep_house(&self) {
-        if let Err(error) = self.try_keep_house().await {
-            tracing::debug!(%error, "housekeeping");
-        }
-    }
-
-    async fn try_keep_house(&self) -> Result<(), Error> {
-        let client = crate::db::pool::get(&self.daemon.pool).await?;
-        instance::bury(&client, &self.daemon.schema).await?;
-        for endpoint in &self.daemon.config.endpoints {
-            let expired =
-                crate::outbox::expire(&client, &self.daemon.schema, &endpoint.name, endpoint.retry.give_up_after).await?;
-            if expired > 0 {
-                tracing::error!(endpoint = endpoint.name, deliveries = expired, "dead: older than give_up_after");
-            }
-        }
-        for endpoint in crate::outbox::orphaned_endpoints(&client, &self.daemon.schema).await? {
-            let longest = crate::retry::Retry::default().give_up_after;
-            let expired = crate::outbox::expire(&client, &self.daemon.schema, &endpoint, longest).await?;
-            if expired > 0 {
-                tracing::error!(
-                    endpoint,
-                    deliveries = expired,
-                    "dead: no daemon has this endpoint, and they are older than a day"
-                );
-            }
-        }
         Ok(())
     }
 }

@@ -15,6 +15,9 @@ use crate::error::Error;
 /// Connecting, TLS and authentication together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// So long a pooler may take to find another server session.
+const POOLER_PATIENCE: Duration = Duration::from_secs(3);
+
 /// How a session differs from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -177,16 +180,49 @@ impl Connector {
         }
     }
 
-    /// Opens a session that drives itself, with its settings made.
+    /// Refuses to work through a pooler that gives each transaction another server session: LISTEN, advisory locks and
+    /// settings belong to a session, and would be left behind in one that is the application's a moment later. To be
+    /// asked before anything of that kind is done.
+    ///
+    /// Two sessions of ours tell: while one is in a transaction, the other must still be where it was.
     ///
     /// # Errors
-    /// The database cannot be reached, or refuses.
-    pub async fn session(&self, purpose: Purpose) -> Result<Client, Error> {
+    /// What is in the way and what to do; or the database cannot be reached.
+    pub async fn require_direct(&self) -> Result<(), Error> {
+        let (one, two) = (self.bare().await?, self.bare().await?);
+        let first = backend(&one).await?;
+        two.batch_execute("BEGIN").await?;
+        let other = backend(&two).await?;
+        // A pool of one session has none left for the first of ours.
+        let again = tokio::time::timeout(POOLER_PATIENCE, backend(&one)).await.unwrap_or_else(|_| Ok(other.clone()));
+        let pooled = first == other || again? != first;
+        two.batch_execute("ROLLBACK").await?;
+        if !pooled {
+            return Ok(());
+        }
+        Err(Error::Unavailable(format!(
+            "{}: a pooler such as PgBouncer in transaction mode is in the way: LISTEN and session locks cannot work through it; \
+             point database.url at the server itself, or at a pool in session mode",
+            self.describe()
+        )))
+    }
+
+    /// A session without any settings.
+    async fn bare(&self) -> Result<Client, Error> {
         let (client, driver) = self.open().await?;
         tokio::spawn(async move {
             // Whoever uses the client sees the error there.
             let _ended = driver.await;
         });
+        Ok(client)
+    }
+
+    /// Opens a session that drives itself, with its settings made.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or refuses.
+    pub async fn session(&self, purpose: Purpose) -> Result<Client, Error> {
+        let client = self.bare().await?;
         client.batch_execute(&self.settings(purpose)).await?;
         Ok(client)
     }
@@ -220,6 +256,16 @@ impl Connector {
         }
         settings
     }
+}
+
+/// Which server process answers. Without a prepared statement, which a pooler might not keep either.
+async fn backend(client: &Client) -> Result<String, Error> {
+    let messages = client.simple_query("SELECT pg_backend_pid()").await?;
+    let pid = messages.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    pid.ok_or_else(|| Error::Failed("the server did not say which process it is".to_owned()))
 }
 
 fn tls_config(parsed: &Parsed) -> Result<rustls::ClientConfig, Error> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::gate::{Closed, Gate};
 use super::lanes::Lanes;
-use super::send::{Sender, bodies};
+use super::send::{Load, Sender};
 use super::{Command, Context, Held, clock, lock};
 use crate::config::Endpoint;
 use crate::error::Error;
@@ -54,6 +54,8 @@ pub(super) struct Post {
     whole_claim_at: Option<Instant>,
     row: Option<Row>,
     success_written: Option<Instant>,
+    /// It was said that the clocks differ.
+    skew_named: bool,
     stopping: bool,
 }
 
@@ -101,6 +103,7 @@ impl Post {
             whole_claim_at: None,
             row: None,
             success_written: None,
+            skew_named: false,
             stopping: false,
         })
     }
@@ -167,7 +170,7 @@ impl Post {
             let sender = self.sender.clone();
             self.work.spawn(async move {
                 let started = Instant::now();
-                let answer = sender.send(bodies(&request)).await;
+                let answer = sender.send(Load::of(&request)).await;
                 Done::Answered { request, answer, took: started.elapsed() }
             });
         }
@@ -307,6 +310,7 @@ impl Post {
             ms = took.as_millis(),
             "answered"
         );
+        self.name_skew();
         match verdict {
             Verdict::Delivered => {
                 if self.gate.succeeded() {
@@ -381,13 +385,34 @@ impl Post {
         self.give_back(parcel, delay, Some((reason, status, excerpt)));
     }
 
+    /// Says once that the clocks differ, and once that they no longer do.
+    fn name_skew(&mut self) {
+        let skew = self.sender.intolerable_skew();
+        match skew {
+            Some(seconds) if !self.skew_named => tracing::warn!(
+                endpoint = self.endpoint.name,
+                seconds,
+                "the clock of this host differs from the endpoint's by more than 600 s, which endpoints refuse: requests \
+                 are signed by the endpoint's clock; set this host's"
+            ),
+            None if self.skew_named => {
+                tracing::info!(endpoint = self.endpoint.name, "the clock of this host is right again");
+            }
+            _ => {}
+        }
+        self.skew_named = skew.is_some();
+    }
+
     /// Gives a delivery, and with it what follows in its lane, back to the database.
     fn give_back(&mut self, parcel: &Parcel, delay: Duration, answer: Option<(Reason, Option<i32>, Option<String>)>) {
-        for member in self.lanes.take(&parcel.lane) {
-            let settlement = if member.id == parcel.id {
-                given_back(&member, delay, answer.clone(), answer.is_some())
+        let lane = self.lanes.take(&parcel.lane);
+        for (index, member) in lane.iter().enumerate() {
+            let answer = answer.clone().filter(|_| member.id == parcel.id);
+            let attempted = answer.is_some();
+            let settlement = if is_superseded(member, &lane[index + 1..]) {
+                Settlement { attempted, ..settled(member, "superseded", Some(Reason::Superseded), None) }
             } else {
-                given_back(&member, Duration::ZERO, None, false)
+                given_back(member, if member.id == parcel.id { delay } else { Duration::ZERO }, answer, attempted)
             };
             lock(&self.held).release(member.id);
             self.unsettled.push(settlement);
@@ -397,9 +422,15 @@ impl Post {
     }
 
     fn give_all_back(&mut self) {
-        for parcel in self.lanes.take_idle() {
-            lock(&self.held).release(parcel.id);
-            self.unsettled.push(given_back(&parcel, Duration::ZERO, None, false));
+        for lane in self.lanes.take_idle() {
+            for (index, parcel) in lane.iter().enumerate() {
+                lock(&self.held).release(parcel.id);
+                self.unsettled.push(if is_superseded(parcel, &lane[index + 1..]) {
+                    Settlement { attempted: false, ..settled(parcel, "superseded", Some(Reason::Superseded), None) }
+                } else {
+                    given_back(parcel, Duration::ZERO, None, false)
+                });
+            }
         }
     }
 
@@ -482,6 +513,11 @@ impl Post {
             self.give_all_back();
         }
     }
+}
+
+/// Whether one that waits behind it says all that it would, and more recently.
+fn is_superseded(parcel: &Parcel, behind: &[Parcel]) -> bool {
+    parcel.collapse.is_some() && behind.iter().any(|later| later.collapse == parcel.collapse)
 }
 
 fn settled(parcel: &Parcel, state: &'static str, reason: Option<Reason>, answer: Option<String>) -> Settlement {

@@ -57,6 +57,10 @@ impl Gate {
 
     /// A request failed in a way that is worth a retry. Gives whether the gate's state changed in kind.
     pub fn failed(&mut self, reason: Reason, retry: &Retry, random: f64, retry_after: Option<Duration>, now: Duration) -> bool {
+        if matches!(reason, Reason::InProgress | Reason::ClockSkew) && self.closed.is_none() {
+            // It answers, and about this request only.
+            return false;
+        }
         if reason == Reason::Server && retry_after.is_none() && self.closed.is_none() {
             self.server_failures += 1;
             if self.server_failures < SERVER_FAILURES_MAX {

@@ -137,9 +137,9 @@ impl Lanes {
     }
 
     /// Takes every lane of which nothing is under way.
-    pub fn take_idle(&mut self) -> Vec<Parcel> {
+    pub fn take_idle(&mut self) -> Vec<Vec<Parcel>> {
         let idle: Vec<Lane> = self.queues.keys().filter(|lane| !self.under_way.contains(*lane)).cloned().collect();
-        idle.iter().flat_map(|lane| self.take(lane)).collect()
+        idle.iter().map(|lane| self.take(lane)).collect()
     }
 }
 
@@ -162,6 +162,7 @@ mod tests {
             lease: Uuid::nil(),
             lease_end: Duration::MAX,
             after: None,
+            collapse: None,
         }
     }
 

@@ -31,27 +31,52 @@ impl Sender {
     }
 
     /// Sends: one delivery to `/events`, several to `/batch_events`.
-    pub async fn send(&self, bodies: Vec<String>) -> Answer {
+    pub async fn send(&self, load: Load) -> Answer {
+        let Load { bodies, carries } = load;
         match self {
             Sender::Log(endpoint) => log(endpoint, &bodies),
             Sender::Pusher(client) => {
                 if let [_] = bodies.as_slice() {
-                    return client.post("events", bodies.into_iter().next().unwrap_or_default()).await;
+                    return client.post("events", bodies.into_iter().next().unwrap_or_default(), &carries).await;
                 }
                 match body::batch(bodies.iter().map(String::as_str)) {
-                    Ok(body) => client.post("batch_events", body).await,
+                    Ok(body) => client.post("batch_events", body, &carries).await,
                     Err(error) => {
-                        Answer::Http { status: 400, body: format!("a stored body is damaged: {error}"), retry_after: None }
+                        let body = format!("a stored body is damaged: {error}");
+                        Answer::Http { status: 400, body, retry_after: None, skew: None }
                     }
                 }
             }
         }
     }
+
+    /// By how many seconds the endpoint's clock is ahead of ours, where that is more than endpoints allow.
+    pub fn intolerable_skew(&self) -> Option<i64> {
+        match self {
+            Sender::Pusher(client) => client.intolerable_skew(),
+            Sender::Log(_) => None,
+        }
+    }
 }
 
-/// The bodies of a request.
-pub fn bodies(request: &[Parcel]) -> Vec<String> {
-    request.iter().map(|parcel| parcel.body.clone()).collect()
+/// What one request carries.
+#[derive(Debug)]
+pub struct Load {
+    /// The stored bodies.
+    pub bodies: Vec<String>,
+    /// What tells these deliveries from others with the same bytes.
+    pub carries: Vec<u8>,
+}
+
+impl Load {
+    /// Of these deliveries.
+    pub fn of(request: &[Parcel]) -> Load {
+        let identity = |parcel: &Parcel| [parcel.event_id.into_bytes().as_slice(), &parcel.id.to_be_bytes()].concat();
+        Load {
+            bodies: request.iter().map(|parcel| parcel.body.clone()).collect(),
+            carries: request.iter().flat_map(identity).collect(),
+        }
+    }
 }
 
 /// One JSON object per line: endpoint, event, channels, data.
@@ -68,7 +93,7 @@ fn log(endpoint: &str, bodies: &[String]) -> Answer {
     }
     let mut out = std::io::stdout().lock();
     match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Answer::Http { status: 200, body: String::new(), retry_after: None },
+        Ok(()) => Answer::Http { status: 200, body: String::new(), retry_after: None, skew: None },
         Err(error) => Answer::NoConnection(format!("stdout: {error}")),
     }
 }

@@ -26,6 +26,7 @@ pub(super) struct DeliveryColumns {
     pub(super) bodies: Vec<String>,
     pub(super) leases: Vec<Option<Duration>>,
     pub(super) unsendable: Vec<Option<String>>,
+    pub(super) collapse: Vec<Option<String>>,
 }
 
 impl DeliveryColumns {
@@ -40,6 +41,7 @@ impl DeliveryColumns {
         self.bodies.push(outgoing.body.clone());
         self.leases.push(lease);
         self.unsendable.push(outgoing.unsendable.clone());
+        self.collapse.push(outgoing.collapse.clone());
     }
 }
 
@@ -59,16 +61,18 @@ pub(super) struct EventColumns {
     percents: Vec<Option<i64>>,
     messages: Vec<Option<String>>,
     ats: Vec<Timestamp>,
+    digests: Vec<bool>,
 }
 
 impl EventColumns {
     /// Transitions always; readings and manual triggers only if somebody is to be told.
     pub(super) fn of(chunk: &[Told]) -> EventColumns {
         let mut columns = EventColumns::default();
-        for Told { event, parcels, .. } in chunk {
-            if parcels.is_empty() && event.previous.is_none() {
+        for Told { event, parcels, digest, stored, .. } in chunk {
+            if *stored || parcels.is_empty() && event.previous.is_none() {
                 continue;
             }
+            columns.digests.push(*digest);
             columns.ids.push(event.id);
             columns.episodes.push(event.alert);
             columns.seqs.push(event.seq);
@@ -87,7 +91,7 @@ impl EventColumns {
         columns
     }
 
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 14] {
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 15] {
         [
             &self.ids,
             &self.episodes,
@@ -103,6 +107,7 @@ impl EventColumns {
             &self.percents,
             &self.messages,
             &self.ats,
+            &self.digests,
         ]
     }
 }
@@ -248,25 +253,58 @@ pub(super) const CHANGE: &str = "
 
 pub(super) const EVENTS: &str = "
     INSERT INTO items_listen.event
-           (id, episode, seq, watch, key, transition, reason, severity, previous, count, threshold, percent, message, at)
+           (id, episode, seq, watch, key, transition, reason, severity, previous, count, threshold, percent, message, at, digest)
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::jsonb[], $6::text[], $7::text[], $8::text[],
-                         $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::timestamptz[])";
+                         $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::timestamptz[], $15::bool[])";
 
 /// In the order given: ids grow along each lane.
 pub(super) const DELIVERIES: &str = "
     INSERT INTO items_listen.delivery
            (event_id, endpoint, watch, key, channels, event, body, state, due_at, lease, lease_until, leased_by,
-            created_at, settled_at, reason, answer)
+            created_at, settled_at, reason, answer, collapse)
     SELECT d.event_id, d.endpoint, d.watch, d.key, ARRAY(SELECT jsonb_array_elements_text(d.channels::jsonb)), d.event, d.body,
            CASE WHEN d.unsendable IS NULL THEN 'pending' ELSE 'dead' END, now.at,
            CASE WHEN d.lease IS NOT NULL THEN $10::uuid END, now.at + make_interval(secs => d.lease),
            CASE WHEN d.lease IS NOT NULL THEN $11::uuid END, now.at,
-           CASE WHEN d.unsendable IS NOT NULL THEN now.at END, CASE WHEN d.unsendable IS NOT NULL THEN $12::text END, d.unsendable
+           CASE WHEN d.unsendable IS NOT NULL THEN now.at END, CASE WHEN d.unsendable IS NOT NULL THEN $12::text END, d.unsendable,
+           d.collapse
     FROM (SELECT clock_timestamp() AS at) AS now,
-         unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::text[])
-         WITH ORDINALITY AS d (event_id, endpoint, watch, key, channels, event, body, lease, unsendable, ord)
+         unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::text[],
+                $13::text[])
+         WITH ORDINALITY AS d (event_id, endpoint, watch, key, channels, event, body, lease, unsendable, collapse, ord)
     ORDER BY d.ord
     RETURNING id";
+
+/// What waits in the same lane, is of the same rule, and is nobody's: the later one says it all.
+pub(super) const SUPERSEDE: &str = "
+    UPDATE items_listen.delivery
+    SET state = 'superseded', settled_at = clock_timestamp(), reason = $2, lease = NULL, lease_until = NULL, leased_by = NULL
+    WHERE id IN (SELECT o.id
+                 FROM unnest($1::bigint[]) AS n (id)
+                 JOIN items_listen.delivery l ON l.id = n.id
+                 JOIN items_listen.delivery o ON o.endpoint = l.endpoint AND o.watch = l.watch AND o.key = l.key
+                                             AND o.collapse = l.collapse AND o.id < l.id
+                 WHERE o.state = 'pending' AND (o.lease_until IS NULL OR o.lease_until < clock_timestamp())
+                 FOR UPDATE OF o SKIP LOCKED)";
+
+pub(super) const STORMS: &str = "
+    SELECT watch, began_at, told, critical, due_at, from_seq FROM items_listen.storm WHERE watch = ANY ($1::int[])";
+
+pub(super) const STORM: &str = "
+    INSERT INTO items_listen.storm (watch, began_at, told, critical, due_at, from_seq) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (watch) DO UPDATE SET began_at = excluded.began_at, told = excluded.told, critical = excluded.critical,
+        due_at = excluded.due_at, from_seq = excluded.from_seq";
+
+/// Of each key what was last said in a window, if it was left to the digest.
+pub(super) const DIGEST: &str = "
+    SELECT l.id, l.episode, l.seq, l.key, l.transition, l.reason, l.severity, l.previous, l.count, l.threshold, l.percent,
+           l.message, l.at
+    FROM (SELECT DISTINCT ON (key) * FROM items_listen.event
+          WHERE watch = $1 AND seq >= $2 AND previous IS NOT NULL
+          ORDER BY key, seq DESC) AS l
+    WHERE l.digest";
+
+pub(super) const SEQS: &str = "SELECT nextval('items_listen.seq') FROM generate_series(1, $1::bigint)";
 
 pub(super) const STATES: &str = "
     UPDATE items_listen.count c

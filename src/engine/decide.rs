@@ -41,6 +41,8 @@ pub struct Decision {
     pub state_changed: bool,
     /// The severity of this reading, for rules that pass every reading on.
     pub severity_now: Severity,
+    /// Its transition is part of a storm: it is told in a digest.
+    pub digest: bool,
 }
 
 /// A manual trigger: classified, but no state of its own.
@@ -71,6 +73,8 @@ pub struct Evaluated {
     pub empty: Vec<(i32, String)>,
     /// A manual trigger.
     pub manual: Option<Manual>,
+    /// Watches with a digest that is due.
+    pub storms: Vec<i32>,
 }
 
 /// Evaluates one row of the fold.
@@ -147,5 +151,6 @@ fn decision(
         silent: false,
         state_changed: true,
         severity_now: served.watch.policy.scale.classify(count, threshold).unwrap_or(Severity::Info),
+        digest: false,
     }
 }

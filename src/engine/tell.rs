@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Served;
 use super::decide::{Decision, Manual};
 use crate::event::Event;
-use crate::event::rule::Rule;
+use crate::event::rule::{Message, Rule};
 use crate::outbox::Lane;
 use crate::pusher::body;
 use crate::severity::{Severity, percent};
@@ -18,6 +18,10 @@ pub(super) struct Told {
     pub(super) event: Event,
     pub(super) lane_key: String,
     pub(super) parcels: Vec<Outgoing>,
+    /// It is left to a digest.
+    pub(super) digest: bool,
+    /// Its row of history is there already.
+    pub(super) stored: bool,
 }
 
 /// A delivery that is to be inserted.
@@ -27,6 +31,7 @@ pub(super) struct Outgoing {
     pub(super) name: String,
     pub(super) body: String,
     pub(super) unsendable: Option<String>,
+    pub(super) collapse: Option<String>,
 }
 
 pub(super) fn lane(told: &Told) -> Lane {
@@ -64,7 +69,10 @@ pub(super) fn decision(served: &Served, decision: &Decision, unread: Option<i64>
         event.previous = Some(change.previous);
         event.severity = change.severity;
         event.alert = decision.about;
-        told.push(publish(event, &decision.key.text, served, rules.iter().filter(wants_change)));
+        let singly = rules.iter().filter(wants_change).filter(|_| !decision.digest);
+        let mut change = publish(event, &decision.key.text, served, singly);
+        change.digest = decision.digest;
+        told.push(change);
     }
     told
 }
@@ -79,7 +87,7 @@ pub(super) fn manual(served: &Served, manual: &Manual, unread: Option<i64>, now:
     publish(event, &manual.key.text, served, watch.rules.iter().filter(|rule| rule.wants_manual(severity)))
 }
 
-fn event(
+pub(super) fn event(
     served: &Served,
     key: &crate::watch::Key,
     count: i64,
@@ -112,25 +120,27 @@ fn event(
 
 fn publish<'a>(mut event: Event, lane_key: &str, served: &Served, rules: impl Iterator<Item = &'a Rule>) -> Told {
     event.message = served.watch.message.render(&minijinja::Value::from_serialize(&event)).ok();
-    let mut parcels = Vec::new();
-    for rule in rules {
-        let (channels, name, body, unsendable) = match rule.render(&event) {
-            Ok(None) => continue,
-            Ok(Some(message)) => {
-                let body = body::single(&message.event, &message.channels, &message.data).unwrap_or_default();
-                (message.channels, message.event, body, None)
-            }
-            Err(what) => (Vec::new(), rule.event.source().to_owned(), String::new(), Some(what)),
-        };
-        for endpoint in &rule.endpoints {
-            parcels.push(Outgoing {
-                endpoint: endpoint.clone(),
-                channels: channels.clone(),
-                name: name.clone(),
-                body: body.clone(),
-                unsendable: unsendable.clone(),
-            });
+    let parcels = rules.flat_map(|rule| outgoing(rule, rule.render(&event))).collect();
+    Told { event, lane_key: lane_key.to_owned(), parcels, digest: false, stored: false }
+}
+
+/// What a rule made of an event, once for each of its endpoints.
+pub(super) fn outgoing(rule: &Rule, rendered: Result<Option<Message>, String>) -> Vec<Outgoing> {
+    let (channels, name, body, unsendable) = match rendered {
+        Ok(None) => return Vec::new(),
+        Ok(Some(message)) => {
+            let body = body::single(&message.event, &message.channels, &message.data).unwrap_or_default();
+            (message.channels, message.event, body, None)
         }
-    }
-    Told { event, lane_key: lane_key.to_owned(), parcels }
+        Err(what) => (Vec::new(), rule.event.source().to_owned(), String::new(), Some(what)),
+    };
+    let to = |endpoint: &String| Outgoing {
+        endpoint: endpoint.clone(),
+        channels: channels.clone(),
+        name: name.clone(),
+        body: body.clone(),
+        unsendable: unsendable.clone(),
+        collapse: rule.collapse.clone(),
+    };
+    rule.endpoints.iter().map(to).collect()
 }

@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use super::Served;
+use super::digest;
 use super::columns::{self, DeliveryColumns, EpisodeColumns, EventColumns, StateColumns};
 use super::decide::{Decision, Evaluated};
 use super::tell::{self, Told, all, lane, sendable};
@@ -39,6 +40,11 @@ pub(super) struct Writer {
     clean: Statement,
     empty: Statement,
     baseline: Statement,
+    supersede: Statement,
+    pub(super) storms: Statement,
+    pub(super) storm: Statement,
+    pub(super) digest: Statement,
+    pub(super) seqs: Statement,
 }
 
 impl Writer {
@@ -57,6 +63,11 @@ impl Writer {
             clean: prepare(columns::CLEAN).await?,
             empty: prepare(columns::EMPTY).await?,
             baseline: prepare(columns::BASELINE).await?,
+            supersede: prepare(columns::SUPERSEDE).await?,
+            storms: prepare(columns::STORMS).await?,
+            storm: prepare(columns::STORM).await?,
+            digest: prepare(columns::DIGEST).await?,
+            seqs: prepare(columns::SEQS).await?,
         })
     }
 
@@ -65,11 +76,12 @@ impl Writer {
         &self,
         client: &Client,
         served: &HashMap<i32, Served>,
-        evaluated: Evaluated,
+        mut evaluated: Evaluated,
         now: Timestamp,
     ) -> Result<(), Error> {
         let unread = self.unread(client, served, &evaluated).await?;
         let mut told = Telling::new(self, client);
+        digest::tell_and_admit(&mut told, served, &mut evaluated, &unread, now).await?;
         let mut messages = HashMap::new();
         // Chunk by chunk: a storm takes no more memory than one, and the server is not left waiting in a transaction.
         for chunk in evaluated.decisions.chunks(DECISIONS_PER_CHUNK) {
@@ -130,8 +142,8 @@ impl Writer {
         served: &HashMap<i32, Served>,
         evaluated: &Evaluated,
     ) -> Result<HashMap<String, i64>, Error> {
-        let watches =
-            evaluated.decisions.iter().map(|decision| decision.watch).chain(evaluated.manual.iter().map(|manual| manual.watch));
+        let watches = evaluated.decisions.iter().map(|decision| decision.watch);
+        let watches = watches.chain(evaluated.manual.iter().map(|manual| manual.watch)).chain(evaluated.storms.iter().copied());
         let wanting = watches.filter_map(|id| served.get(&id)).filter(|served| served.watch.wants_unread());
         let mut names: Vec<&str> = wanting.map(|served| served.watch.name.as_str()).collect();
         names.sort_unstable();
@@ -181,6 +193,7 @@ impl Writer {
             &token,
             &self.instance,
             &Reason::Unsendable.as_str(),
+            &columns.collapse,
         ];
         let rows = client.query(&self.deliveries, parameters).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -231,9 +244,9 @@ impl Writer {
 }
 
 /// The events of one transaction on their way into the database.
-struct Telling<'a> {
-    writer: &'a Writer,
-    client: &'a Client,
+pub(super) struct Telling<'a> {
+    pub(super) writer: &'a Writer,
+    pub(super) client: &'a Client,
     /// One token for all that this transaction leases.
     token: Uuid,
     /// Leases are counted from before they are sent.
@@ -254,7 +267,7 @@ impl<'a> Telling<'a> {
         }
     }
 
-    async fn store(&mut self, chunk: &[Told]) -> Result<(), Error> {
+    pub(super) async fn store(&mut self, chunk: &[Told]) -> Result<(), Error> {
         if chunk.is_empty() {
             return Ok(());
         }
@@ -308,6 +321,7 @@ impl<'a> Telling<'a> {
         );
         stored?;
         let ids = rows?;
+        self.supersede(&ids, &columns).await?;
         for ((told, outgoing), (id, lease)) in all(chunk).zip(ids.iter().zip(&columns.leases)) {
             self.born.ids.push(*id);
             let Some(lease) = lease else {
@@ -329,9 +343,24 @@ impl<'a> Telling<'a> {
                 lease: self.token,
                 lease_end: self.before + *lease,
                 after: birth.and_then(|birth| birth.after.replace(*id)),
+                collapse: outgoing.collapse.clone(),
             };
             self.born.token = Some(self.token);
             self.born.parcels.push((outgoing.endpoint.clone(), parcel));
+        }
+        Ok(())
+    }
+}
+
+impl Telling<'_> {
+    /// What has to wait takes the place of what its rule said before of its key, and which waits as well.
+    async fn supersede(&self, ids: &[i64], columns: &DeliveryColumns) -> Result<(), Error> {
+        let waits = |index: usize| {
+            columns.collapse[index].is_some() && columns.leases[index].is_none() && columns.unsendable[index].is_none()
+        };
+        let waiting: Vec<i64> = ids.iter().enumerate().filter(|(index, _)| waits(*index)).map(|(_, id)| *id).collect();
+        if !waiting.is_empty() {
+            self.client.execute(&self.writer.supersede, &[&waiting, &Reason::Superseded.as_str()]).await?;
         }
         Ok(())
     }

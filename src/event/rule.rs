@@ -116,6 +116,9 @@ pub struct Rule {
     pub on: On,
     /// A transition is published when it comes from or goes to at least this severity.
     pub min_severity: Severity,
+    /// What identifies the rule, where the latest of a key says all that those before it did: while the endpoint is
+    /// down only the latest is kept.
+    pub collapse: Option<String>,
 }
 
 /// What a rule makes of an event.
@@ -146,29 +149,59 @@ impl Rule {
     /// Why it cannot be sent, in one line: the reason with which its delivery is dead.
     pub fn render(&self, event: &Event) -> Result<Option<Message>, String> {
         let context = minijinja::Value::from_serialize(event);
+        let channels = self.expand(&context)?;
+        self.render_for(event, &context, channels)
+    }
+
+    /// Renders an event for channels that are known already.
+    ///
+    /// # Errors
+    /// As [`Rule::render`].
+    pub fn render_to(&self, event: &Event, channels: Vec<String>) -> Result<Option<Message>, String> {
+        self.render_for(event, &minijinja::Value::from_serialize(event), channels)
+    }
+
+    /// The channels of an event, without duplicates; none where nothing is to be sent.
+    ///
+    /// # Errors
+    /// As [`Rule::render`].
+    pub fn channels_of(&self, event: &Event) -> Result<Vec<String>, String> {
+        self.expand(&minijinja::Value::from_serialize(event))
+    }
+
+    /// Whether all events of a watch go to the same channels.
+    pub fn has_constant_channels(&self) -> bool {
+        self.channels.iter().all(|template| template.variables().iter().all(|variable| variable == "watch"))
+    }
+
+    fn expand(&self, context: &minijinja::Value) -> Result<Vec<String>, String> {
         let mut channels = Vec::new();
         for template in &self.channels {
-            for name in channel::expand(&template.render(&context)?)? {
+            for name in channel::expand(&template.render(context)?)? {
                 if !channels.contains(&name) {
                     channels.push(name);
                 }
             }
         }
+        Ok(channels)
+    }
+
+    fn render_for(&self, event: &Event, context: &minijinja::Value, channels: Vec<String>) -> Result<Option<Message>, String> {
         if channels.is_empty() {
             return Ok(None);
         }
         if channels.len() > channel::CHANNELS_MAX {
             return Err(format!("{} channels, but an event may go to {}", channels.len(), channel::CHANNELS_MAX));
         }
-        let name = self.event.render(&context)?;
+        let name = self.event.render(context)?;
         if name.is_empty() || name.chars().count() > EVENT_NAME_CHARS_MAX {
             return Err(format!("the event name is empty or longer than {EVENT_NAME_CHARS_MAX} characters"));
         }
         let data = match &self.data {
             Data::Full => serde_json::to_string(event),
             Data::Thin => serde_json::to_string(&event.thin()),
-            Data::Own(tree) => serde_json::to_string(&tree.render(&context)?),
-            Data::Expression(leaf) => match leaf.render(&context)? {
+            Data::Own(tree) => serde_json::to_string(&tree.render(context)?),
+            Data::Expression(leaf) => match leaf.render(context)? {
                 object @ Json::Object(_) => serde_json::to_string(&object),
                 other => return Err(format!("data is an expression that gives {other}, not an object")),
             },

@@ -24,13 +24,39 @@ pub enum Reason {
     UnknownApp,
     /// 3xx, 405, 415, any other 4xx, and what is no HTTP status at all: not the endpoint that was meant.
     Protocol,
+    /// 401, and our timestamp was further from the endpoint's clock than endpoints allow.
+    ClockSkew,
+    /// 503 because the server still holds this very request's idempotency key: nothing is wrong with the endpoint.
+    InProgress,
     /// Too old to be tried again: `give_up_after`.
     Expired,
     /// The name of a channel or event cannot be sent.
     Unsendable,
+    /// A later one of its key and rule took its place while the endpoint was down.
+    Superseded,
+    /// `deliveries discard`.
+    Discarded,
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 14] = [
+        Reason::Network,
+        Reason::Timeout,
+        Reason::RateLimited,
+        Reason::Server,
+        Reason::Rejected,
+        Reason::Auth,
+        Reason::UnknownApp,
+        Reason::Protocol,
+        Reason::ClockSkew,
+        Reason::InProgress,
+        Reason::Expired,
+        Reason::Unsendable,
+        Reason::Superseded,
+        Reason::Discarded,
+    ];
+
     /// The name in the database, in logs and in `--json`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,8 +68,12 @@ impl Reason {
             Reason::Auth => "auth",
             Reason::UnknownApp => "unknown_app",
             Reason::Protocol => "protocol",
+            Reason::ClockSkew => "clock_skew",
+            Reason::InProgress => "in_progress",
             Reason::Expired => "expired",
             Reason::Unsendable => "unsendable",
+            Reason::Superseded => "superseded",
+            Reason::Discarded => "discarded",
         }
     }
 }
@@ -59,6 +89,8 @@ pub enum Answer {
         body: String,
         /// Retry-After, if it was given and understood.
         retry_after: Option<Duration>,
+        /// By how many seconds the answer's Date was ahead of the time that the request was signed for.
+        skew: Option<i64>,
     },
     /// The connection could not be made, or broke.
     NoConnection(String),
@@ -101,21 +133,36 @@ pub fn effective_status(status: u16, body: &str) -> u16 {
 
 /// Classifies every outcome of a request.
 pub fn classify(answer: &Answer) -> Verdict {
-    let (status, retry_after) = match answer {
+    let (status, body, retry_after, skew) = match answer {
         Answer::NoConnection(_) => return Verdict::Retry(Reason::Network, None),
         Answer::TimedOut => return Verdict::Retry(Reason::Timeout, None),
-        Answer::Http { status, body, retry_after } => (effective_status(*status, body), *retry_after),
+        Answer::Http { status, body, retry_after, skew } => (effective_status(*status, body), body, *retry_after, *skew),
     };
     match status {
         200..=299 => Verdict::Delivered,
         408 => Verdict::Retry(Reason::Timeout, retry_after),
         429 => Verdict::Retry(Reason::RateLimited, retry_after),
+        503 if body.contains(IN_PROGRESS) => Verdict::Retry(Reason::InProgress, retry_after),
         500..=599 => Verdict::Retry(Reason::Server, retry_after),
         400 | 413 | 422 => Verdict::Dead(Reason::Rejected),
+        // The next attempt is signed by the endpoint's clock: if that is refused too, it was not the clock.
+        401 if skew.is_some_and(|skew| skew.unsigned_abs() > SKEW_SECONDS_MAX) => Verdict::Retry(Reason::ClockSkew, None),
         401 | 403 => Verdict::Pause(Reason::Auth),
         404 => Verdict::Pause(Reason::UnknownApp),
         _ => Verdict::Pause(Reason::Protocol),
     }
+}
+
+/// Endpoints refuse a signature whose time is further away than this from theirs
+/// (<https://pusher.com/docs/channels/library_auth_reference/rest-api/>; Sockudo too).
+pub const SKEW_SECONDS_MAX: u64 = 600;
+
+/// What Sockudo says of a key whose first request has not ended, or has failed: it keeps the claim for 120 s.
+const IN_PROGRESS: &str = "publish is still in progress";
+
+/// The Date header of an answer, in unix seconds.
+pub fn date(value: &str) -> Option<i64> {
+    Some(jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp().as_second())
 }
 
 /// A Retry-After header: seconds, or an HTTP date counted from `now` (unix seconds).
@@ -124,8 +171,7 @@ pub fn retry_after(value: &str, now: i64) -> Option<Duration> {
     if let Ok(seconds) = value.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = jiff::fmt::rfc2822::parse(value).ok()?;
-    Some(Duration::from_secs(u64::try_from(date.timestamp().as_second() - now).unwrap_or(0)))
+    Some(Duration::from_secs(u64::try_from(date(value)?.saturating_sub(now)).unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -133,7 +179,30 @@ mod tests {
     use super::*;
 
     fn http(status: u16, body: &str) -> Verdict {
-        classify(&Answer::Http { status, body: body.into(), retry_after: None })
+        classify(&Answer::Http { status, body: body.into(), retry_after: None, skew: None })
+    }
+
+    #[test]
+    fn a_refusal_by_a_clock_that_is_far_from_ours_is_not_about_the_secret() {
+        let refused = |skew| classify(&Answer::Http { status: 401, body: String::new(), retry_after: None, skew });
+        for skew in [Some(601), Some(-601), Some(i64::MIN), Some(i64::MAX)] {
+            assert_eq!(refused(skew), Verdict::Retry(Reason::ClockSkew, None));
+        }
+        for skew in [None, Some(0), Some(600), Some(-600)] {
+            assert_eq!(refused(skew), Verdict::Pause(Reason::Auth));
+        }
+    }
+
+    #[test]
+    fn a_claimed_idempotency_key_is_no_fault_of_the_endpoint() {
+        let sockudo = r#"{"error":"Idempotent publish is still in progress","code":"backpressure","status":503}"#;
+        assert_eq!(http(503, sockudo), Verdict::Retry(Reason::InProgress, None));
+    }
+
+    #[test]
+    fn no_two_reasons_have_one_name() {
+        let names: std::collections::HashSet<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
     }
 
     #[test]

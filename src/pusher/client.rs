@@ -1,12 +1,13 @@
 //! One signed request to a Pusher-compatible HTTP API, and what came back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use super::classify::{Answer, retry_after};
+use super::classify::{Answer, SKEW_SECONDS_MAX, date, retry_after};
 use super::sign;
 use crate::config::Pusher;
 use crate::error::Error;
@@ -14,6 +15,8 @@ use crate::error::Error;
 /// Nothing that an endpoint answers is worth reading further; an endless body must not be.
 const ANSWER_BYTES_MAX: usize = 4_096;
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+/// A smaller difference between the clocks is the time that the answer took, or nobody's business.
+const SKEW_CORRECTED_SECONDS_MIN: u64 = 30;
 const LIBRARY: &str = concat!("items-listen ", env!("CARGO_PKG_VERSION"));
 
 /// A client for one application on one server.
@@ -23,6 +26,8 @@ pub struct Client {
     pusher: Arc<Pusher>,
     base: String,
     signed_prefix: String,
+    /// By how many seconds the endpoint's clock was ahead of ours at its last answer.
+    skew: Arc<AtomicI64>,
 }
 
 impl Client {
@@ -56,14 +61,17 @@ impl Client {
             base: format!("{}{prefix}", origin.as_str().trim_end_matches('/')),
             signed_prefix: if pusher.sign_path { prefix } else { String::new() },
             pusher: Arc::new(pusher.clone()),
+            skew: Arc::default(),
         })
     }
 
-    /// Publishes: `POST /apps/{app_id}/{resource}`, signed for this moment.
-    pub async fn post(&self, resource: &str, body: String) -> Answer {
+    /// Publishes: `POST /apps/{app_id}/{resource}`, signed for this moment. `carries` tells this body's events from
+    /// others with the same bytes.
+    pub async fn post(&self, resource: &str, body: String, carries: &[u8]) -> Answer {
         let path = format!("/apps/{}/{resource}", self.pusher.app_id);
-        let key = sign::idempotency_key(body.as_bytes());
-        let url = self.url("POST", &path, &[], body.as_bytes());
+        let key = sign::idempotency_key(body.as_bytes(), carries);
+        let signed_at = self.now();
+        let url = self.url("POST", &path, &[], body.as_bytes(), signed_at);
         let request = self
             .http
             .post(url)
@@ -71,33 +79,57 @@ impl Client {
             .header("X-Pusher-Library", LIBRARY)
             .header("X-Idempotency-Key", key)
             .body(body);
-        answer(request).await
+        self.learn(answer(request, signed_at).await, signed_at)
     }
 
     /// Asks: `GET /apps/{app_id}/{resource}`.
     pub async fn get(&self, resource: &str, query: &[(&str, &str)]) -> Answer {
         let path = format!("/apps/{}/{resource}", self.pusher.app_id);
-        let url = self.url("GET", &path, query, b"");
-        answer(self.http.get(url).header("X-Pusher-Library", LIBRARY)).await
+        let signed_at = self.now();
+        let url = self.url("GET", &path, query, b"", signed_at);
+        self.learn(answer(self.http.get(url).header("X-Pusher-Library", LIBRARY), signed_at).await, signed_at)
     }
 
-    fn url(&self, method: &str, path: &str, query: &[(&str, &str)], body: &[u8]) -> String {
+    /// By how many seconds the endpoint's clock is ahead of this host's, as far as its answers tell, if that is more
+    /// than endpoints allow.
+    pub fn intolerable_skew(&self) -> Option<i64> {
+        let skew = self.skew.load(Ordering::Relaxed);
+        (skew.unsigned_abs() > SKEW_SECONDS_MAX).then_some(skew)
+    }
+
+    /// The time to sign for: the endpoint's, where its answers tell that this host's clock is wrong.
+    fn now(&self) -> i64 {
+        let skew = self.skew.load(Ordering::Relaxed);
+        let skew = if skew.unsigned_abs() < SKEW_CORRECTED_SECONDS_MIN { 0 } else { skew };
+        Timestamp::now().as_second().saturating_add(skew)
+    }
+
+    fn learn(&self, answer: Answer, signed_at: i64) -> Answer {
+        if let Answer::Http { skew: Some(skew), .. } = answer {
+            let date = signed_at.saturating_add(skew);
+            self.skew.store(date.saturating_sub(Timestamp::now().as_second()), Ordering::Relaxed);
+        }
+        answer
+    }
+
+    fn url(&self, method: &str, path: &str, query: &[(&str, &str)], body: &[u8], now: i64) -> String {
         let signed = format!("{}{path}", self.signed_prefix);
-        let now = Timestamp::now().as_second();
         let query = sign::signed_query(method, &signed, &self.pusher.key, self.pusher.secret.expose(), query, body, now);
         format!("{}{path}?{query}", self.base)
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Answer {
+async fn answer(request: reqwest::RequestBuilder, signed_at: i64) -> Answer {
     let mut response = match request.send().await {
         Ok(response) => response,
         Err(error) => return failure(error),
     };
     let status = response.status().as_u16();
-    let now = Timestamp::now().as_second();
-    let after =
-        response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|value| retry_after(value, now));
+    let answered_at = header(response.headers(), &DATE).and_then(date);
+    // A date is one by the endpoint's clock, whatever ours says.
+    let now = answered_at.unwrap_or_else(|| Timestamp::now().as_second());
+    let retry_after = header(response.headers(), &RETRY_AFTER).and_then(|value| retry_after(value, now));
+    let skew = answered_at.map(|date| date.saturating_sub(signed_at));
     let mut body = Vec::new();
     while body.len() < ANSWER_BYTES_MAX {
         match response.chunk().await {
@@ -108,7 +140,11 @@ async fn answer(request: reqwest::RequestBuilder) -> Answer {
             Err(_) => break,
         }
     }
-    Answer::Http { status, body: String::from_utf8_lossy(&body).into_owned(), retry_after: after }
+    Answer::Http { status, body: String::from_utf8_lossy(&body).into_owned(), retry_after, skew }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }
 
 fn failure(error: reqwest::Error) -> Answer {

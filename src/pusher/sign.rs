@@ -38,10 +38,11 @@ pub fn signed_query(
     format!("{joined}&auth_signature={signature}")
 }
 
-/// The key under which an endpoint may recognise a repeated request: a hash of the body, so that one
-/// key never stands for two payloads (Sockudo would answer the second from its cache of the first).
-pub fn idempotency_key(body: &[u8]) -> String {
-    hex(&Sha256::digest(body))
+/// The key under which an endpoint may recognise a repeated request: a hash of the body and of what it carries (the ids
+/// of its deliveries). One key never stands for two payloads, nor for two events with the same payload: Sockudo would
+/// answer the second from its cache of the first, and publish nothing.
+pub fn idempotency_key(body: &[u8], carries: &[u8]) -> String {
+    hex(&Sha256::new_with_prefix(body).chain_update([0]).chain_update(carries).finalize())
 }
 
 fn hmac_sha256(secret: &[u8], message: &[u8]) -> String {
@@ -82,8 +83,9 @@ mod tests {
 
     #[test]
     fn one_key_per_body() {
-        assert_eq!(idempotency_key(b"a"), idempotency_key(b"a"));
-        assert_ne!(idempotency_key(b"a"), idempotency_key(b"b"));
-        assert_eq!(idempotency_key(b"").len(), 64);
+        assert_eq!(idempotency_key(b"a", b"1"), idempotency_key(b"a", b"1"));
+        assert_ne!(idempotency_key(b"a", b"1"), idempotency_key(b"b", b"1"));
+        assert_ne!(idempotency_key(b"a", b"1"), idempotency_key(b"a", b"2"), "two events may have the same bytes");
+        assert_eq!(idempotency_key(b"", b"").len(), 64);
     }
 }

@@ -1,0 +1,278 @@
+//! Storms: which of a fold's transitions wait for a digest, and the digest that tells them.
+//!
+//! Invariants. What is left to a digest is in `event` with `digest` set, and its watch's row in `storm` has a `due_at`
+//! and a `from_seq` not later than it: both are written in the transaction that wrote the alert, so a crash loses
+//! neither. Of each key a digest tells only what was said last in its window; what went out singly since needs no telling.
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::Served;
+use super::decide::Evaluated;
+use super::tell::{self, Told, outgoing};
+use super::write::Telling;
+use crate::error::Error;
+use crate::evaluate::{Reason, Transition};
+use crate::event::Event;
+use crate::event::rule::Rule;
+use crate::severity::Severity;
+use crate::storm::{Storm, Window};
+use crate::watch::Key;
+
+/// So many of the worst keys are named in a digest.
+const WORST_MAX: usize = 10;
+/// A digest is not about one key: this is its lane's.
+const LANE_KEY: &str = "[]";
+/// So many digests are stored at a time.
+const CHUNK: usize = 500;
+
+/// A watch's row of `storm`.
+struct Stored {
+    window: Window,
+    from_seq: Option<i64>,
+}
+
+/// Tells the digests that are due, then decides which of these decisions' transitions wait for the next.
+pub(super) async fn tell_and_admit(
+    told: &mut Telling<'_>,
+    served: &HashMap<i32, Served>,
+    evaluated: &mut Evaluated,
+    unread: &HashMap<String, i64>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let mut watches = evaluated.storms.clone();
+    let stormy = |id: i32| served.get(&id).is_some_and(|served| served.watch.storm.is_some());
+    watches.extend(evaluated.decisions.iter().map(|decision| decision.watch).filter(|id| stormy(*id)));
+    watches.sort_unstable();
+    watches.dedup();
+    if watches.is_empty() {
+        return Ok(());
+    }
+    let mut stored: HashMap<i32, Stored> =
+        told.client.query(&told.writer.storms, &[&watches]).await?.iter().map(Stored::read).collect();
+    for id in watches {
+        let Some(served) = served.get(&id) else { continue };
+        let mut state = stored.remove(&id);
+        let before = state.as_ref().map(|state| (state.window, state.from_seq));
+        if let Some(state) = &mut state
+            && let Some(from_seq) = state.from_seq
+            && state.window.due_at.is_some_and(|due_at| due_at <= now)
+        {
+            tell_due(told, served, from_seq, unread.get(served.watch.name.as_str()).copied(), now).await?;
+            (state.window.due_at, state.from_seq) = (None, None);
+        }
+        if let Some(storm) = served.watch.storm {
+            state = admit(storm, served, state, evaluated, now);
+        }
+        let Some(state) = state else { continue };
+        if before != Some((state.window, state.from_seq)) {
+            let Window { began_at, told: singly, critical, due_at } = state.window;
+            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+                [&id, &began_at, &singly, &critical, &due_at, &state.from_seq];
+            told.client.execute(&told.writer.storm, &parameters).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Marks the decisions that wait for a digest. Gives the watch's window afterwards.
+fn admit(storm: Storm, served: &Served, state: Option<Stored>, evaluated: &mut Evaluated, now: Timestamp) -> Option<Stored> {
+    let mut transitions: Vec<_> = evaluated
+        .decisions
+        .iter_mut()
+        .filter(|decision| decision.watch == served.id && !decision.silent)
+        .filter_map(|decision| decision.change.map(|change| (change, decision)))
+        .filter(|(change, _)| {
+            served.watch.rules.iter().any(|rule| rule.wants_transition(change.transition, change.previous, change.severity))
+        })
+        .collect();
+    if transitions.is_empty() {
+        return state;
+    }
+    let severities: Vec<Severity> = transitions.iter().map(|(change, _)| change.severity).collect();
+    let (mut window, singly) = storm.admit(state.as_ref().map(|state| state.window), &severities, now);
+    let mut from_seq = None;
+    for ((_, decision), singly) in transitions.iter_mut().zip(singly) {
+        decision.digest = !singly;
+        if decision.digest {
+            from_seq = Some(from_seq.map_or(decision.seq, |from: i64| from.min(decision.seq)));
+        }
+    }
+    // A digest that is not due yet keeps its time, whatever window came after it.
+    if let Some(Stored { window: Window { due_at: Some(due_at), .. }, from_seq: Some(before) }) = state {
+        (window.due_at, from_seq) = (Some(due_at), Some(before));
+    }
+    if from_seq.is_some() && state.is_none_or(|state| state.from_seq.is_none()) {
+        tracing::warn!(
+            watch = served.watch.name,
+            limit = storm.limit,
+            "storm: more transitions than the limit; what is beyond it comes as one digest"
+        );
+    }
+    Some(Stored { window, from_seq })
+}
+
+impl Stored {
+    fn read(row: &Row) -> (i32, Stored) {
+        let window = Window { began_at: row.get(1), told: row.get(2), critical: row.get(3), due_at: row.get(4) };
+        (row.get(0), Stored { window, from_seq: row.get(5) })
+    }
+}
+
+/// The channels of a digest; `None` where they are those of every event of the rule.
+type Channels = Option<Result<Vec<String>, String>>;
+
+/// Writes one digest per rule and set of channels.
+async fn tell_due(
+    told: &mut Telling<'_>,
+    served: &Served,
+    from_seq: i64,
+    unread: Option<i64>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let rows = told.client.query(&told.writer.digest, &[&served.watch.name, &from_seq]).await?;
+    let rules = &served.watch.rules;
+    let mut groups: BTreeMap<(usize, Channels), Group> = BTreeMap::new();
+    let low = served.watch.policy.scale.compare.is_low();
+    for row in &rows {
+        let Some((event, transition, previous)) = read(served, row, unread) else { continue };
+        for (index, rule) in rules.iter().enumerate() {
+            if rule.wants_transition(transition, previous, event.severity) {
+                let channels = if rule.has_constant_channels() { None } else { Some(rule.channels_of(&event)) };
+                if channels.as_ref().is_none_or(|channels| *channels != Ok(Vec::new())) {
+                    groups.entry((index, channels)).or_default().add(&event, low);
+                }
+            }
+        }
+    }
+    let seqs = told.client.query(&told.writer.seqs, &[&i64::try_from(groups.len()).unwrap_or(i64::MAX)]).await?;
+    let mut seqs = seqs.iter().map(|row| row.get::<_, i64>(0));
+    let mut chunk = Vec::new();
+    for ((index, channels), group) in groups {
+        chunk.push(group.tell(served, &rules[index], channels, seqs.next().unwrap_or_default(), unread, now));
+        if chunk.len() == CHUNK {
+            told.store(&std::mem::take(&mut chunk)).await?;
+        }
+    }
+    told.store(&chunk).await
+}
+
+/// An event as it was written, the transition that it is about, and the severity before it.
+fn read(served: &Served, row: &Row, unread: Option<i64>) -> Option<(Event, Transition, Severity)> {
+    let severity = |name: &str| Severity::ALL.into_iter().find(|severity| severity.as_str() == name);
+    let transition = Transition::ALL.into_iter().find(|transition| transition.as_str() == row.get::<_, &str>("transition"))?;
+    let reason = row.get::<_, Option<&str>>("reason");
+    let previous = severity(row.get("previous"))?;
+    let Value::Object(object) = row.get("key") else { return None };
+    let key = Key { text: String::new(), object };
+    let mut event =
+        tell::event(served, &key, row.get("count"), row.get("threshold"), row.get("seq"), row.get("at"), unread);
+    event.id = row.get::<_, Uuid>("id");
+    event.alert = row.get("episode");
+    event.transition = transition.as_str();
+    event.reason = Reason::ALL.into_iter().find(|known| Some(known.as_str()) == reason).map(Reason::as_str);
+    event.severity = severity(row.get("severity"))?;
+    event.previous = Some(previous);
+    event.message = row.get("message");
+    Some((event, transition, previous))
+}
+
+/// What one digest tells.
+#[derive(Default)]
+struct Group {
+    keys: i64,
+    by_severity: [i64; 4],
+    /// The worst first.
+    worst: Vec<Event>,
+    /// What all its keys have in common; null where they differ.
+    common: Option<Map<String, Value>>,
+}
+
+impl Group {
+    fn add(&mut self, event: &Event, low: bool) {
+        self.keys += 1;
+        self.by_severity[event.severity as usize] += 1;
+        match &mut self.common {
+            None => self.common = Some(event.key.clone()),
+            Some(common) => {
+                for (column, value) in common.iter_mut().filter(|(column, value)| event.key.get(*column) != Some(value)) {
+                    debug_assert!(event.key.contains_key(column));
+                    *value = Value::Null;
+                }
+            }
+        }
+        let badness = |event: &Event| {
+            let percent = event.percent.unwrap_or(0);
+            (event.severity, if low { percent.saturating_neg() } else { percent })
+        };
+        let at = self.worst.partition_point(|other| badness(other) >= badness(event));
+        if at < WORST_MAX {
+            self.worst.insert(at, event.clone());
+            self.worst.truncate(WORST_MAX);
+        }
+    }
+
+    fn tell(
+        mut self,
+        served: &Served,
+        rule: &Rule,
+        channels: Channels,
+        seq: i64,
+        unread: Option<i64>,
+        now: Timestamp,
+    ) -> Told {
+        if self.keys == 1
+            && let Some(only) = self.worst.pop()
+        {
+            // One alone is told as what it is.
+            let lane_key = Key::from_object(&served.watch.key, &only.key).map_or_else(|_| LANE_KEY.to_owned(), |key| key.text);
+            let parcels = outgoing(rule, rule.render(&only));
+            return Told { event: only, lane_key, parcels, digest: false, stored: true };
+        }
+        let key = Key { text: LANE_KEY.to_owned(), object: self.common.take().unwrap_or_default() };
+        let mut event = tell::event(served, &key, self.keys, None, seq, now, unread);
+        event.transition = "digest";
+        event.severity = self.worst.first().map_or(Severity::Info, |event| event.severity);
+        event.message = Some(self.message(&served.watch.name));
+        event.row = Some(self.details());
+        let rendered = match channels {
+            None => rule.render(&event),
+            Some(Ok(channels)) => rule.render_to(&event, channels),
+            Some(Err(what)) => Err(what),
+        };
+        Told { lane_key: key.text, parcels: outgoing(rule, rendered), event, digest: false, stored: false }
+    }
+
+    /// How many keys now have each severity.
+    fn counts(&self) -> impl Iterator<Item = (Severity, i64)> {
+        Severity::ALL.into_iter().rev().map(|severity| (severity, self.by_severity[severity as usize]))
+    }
+
+    fn message(&self, watch: &str) -> String {
+        let counts: Vec<String> =
+            self.counts().filter(|(_, count)| *count > 0).map(|(severity, count)| format!("{count} {severity}")).collect();
+        let worst = self.worst.first().map_or_else(String::new, |event| {
+            let key = Key { text: String::new(), object: event.key.clone() };
+            let of = event.threshold.map_or_else(String::new, |threshold| format!(" of {threshold}"));
+            format!("; worst {} at {}{of}", key.display(), event.count)
+        });
+        format!("{watch}: {} keys at once: {}{worst}", self.keys, counts.join(", "))
+    }
+
+    fn details(&self) -> Value {
+        let mut details = Map::from_iter([("keys".to_owned(), json!(self.keys))]);
+        details.extend(self.counts().map(|(severity, count)| (severity.as_str().to_owned(), json!(count))));
+        let worst = self.worst.iter().map(|event| {
+            json!({
+                "key": event.key, "transition": event.transition, "severity": event.severity,
+                "count": event.count, "threshold": event.threshold, "percent": event.percent,
+            })
+        });
+        details.insert("worst".to_owned(), worst.collect());
+        Value::Object(details)
+    }
+}
