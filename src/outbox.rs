@@ -26,8 +26,10 @@ pub struct Parcel {
     pub channels: usize,
     /// The exact bytes for `/events`.
     pub body: String,
-    /// Attempts so far.
+    /// Attempts so far, as the database has them.
     pub attempts: i32,
+    /// Attempts since, which the database does not know of yet.
+    pub resent: i32,
     /// How old it is, when it was read.
     pub age: Duration,
     /// The lease's token.
@@ -58,8 +60,8 @@ pub struct Settlement {
     pub lease: Uuid,
     /// `delivered`, `dead`, `superseded`, or `pending` with a delay.
     pub state: &'static str,
-    /// Whether a request was made.
-    pub attempted: bool,
+    /// How many requests were made.
+    pub attempted: i32,
     /// When it is due again, from now.
     pub delay: Duration,
     /// Why not delivered.
@@ -136,6 +138,7 @@ pub async fn claim(
             channels: usize::try_from(row.get::<_, i32>(4)).unwrap_or(0),
             body: row.get(5),
             attempts: row.get(6),
+            resent: 0,
             age: Duration::try_from_secs_f64(row.get::<_, f64>(7)).unwrap_or_default(),
             lease: token,
             lease_end,
@@ -169,7 +172,7 @@ pub async fn settle(client: &Client, schema: &Schema, settlements: &[Settlement]
     let ids: Vec<i64> = settlements.iter().map(|settlement| settlement.id).collect();
     let leases: Vec<Uuid> = settlements.iter().map(|settlement| settlement.lease).collect();
     let states: Vec<&str> = settlements.iter().map(|settlement| settlement.state).collect();
-    let attempted: Vec<i32> = settlements.iter().map(|settlement| i32::from(settlement.attempted)).collect();
+    let attempted: Vec<i32> = settlements.iter().map(|settlement| settlement.attempted).collect();
     let delays: Vec<f64> = settlements.iter().map(|settlement| settlement.delay.as_secs_f64()).collect();
     let reasons = column(&|settlement| settlement.reason.map(str::to_owned));
     let statuses: Vec<Option<i32>> = settlements.iter().map(|settlement| settlement.status).collect();

@@ -34,12 +34,8 @@ impl Storm {
     /// Decides of each of a fold's transitions, given by its severity after, whether it goes out singly.
     pub fn admit(&self, window: Option<Window>, severities: &[Severity], now: Timestamp) -> (Window, Vec<bool>) {
         let end = |window: &Window| window.began_at.checked_add(self.per).unwrap_or(Timestamp::MAX);
-        let mut window = window.filter(|window| now < end(window)).unwrap_or(Window {
-            began_at: now,
-            told: 0,
-            critical: 0,
-            due_at: None,
-        });
+        let mut window =
+            window.filter(|window| now < end(window)).unwrap_or(Window { began_at: now, told: 0, critical: 0, due_at: None });
         let mut worst_first: Vec<usize> = (0..severities.len()).collect();
         worst_first.sort_by_key(|&index| std::cmp::Reverse(severities[index]));
         let limit = i64::from(self.limit);

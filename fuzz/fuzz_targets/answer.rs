@@ -1,9 +1,10 @@
-//! What an endpoint answers: the status in the first line, the Retry-After in the second, and then the body.
+//! What an endpoint answers: the status in the first line, the Retry-After (and Date) in the second, and
+//! then the body.
 #![no_main]
 
 use std::collections::BTreeMap;
 
-use items_listen::pusher::classify::{Answer, Verdict, classify, effective_status, retry_after};
+use items_listen::pusher::classify::{Answer, Verdict, classify, date, effective_status, retry_after};
 use items_listen::retry::Retry;
 use jiff::Timestamp;
 use libfuzzer_sys::{Corpus, fuzz_target};
@@ -26,7 +27,8 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     }
 
     let effective = effective_status(status, body);
-    let verdict = classify(&Answer::Http { status, body: body.to_owned(), retry_after: waits[1] });
+    let skew = date(header);
+    let verdict = classify(&Answer::Http { status, body: body.to_owned(), retry_after: waits[1], skew });
     let refused = error_code(body).is_some_and(|code| code >= 400.0);
     match (200..300).contains(&status) {
         false => assert_eq!(effective, status, "only a 2xx is overruled by its body"),

@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         let Stage { runtime, listener, client } = stage.get_or_init(set_up);
         let started = Instant::now();
         let answer = runtime.block_on(async {
-            let answer = client.post("events", REQUEST.to_owned());
+            let answer = client.post("events", REQUEST.to_owned(), b"1");
             tokio::pin!(answer);
             // Every request comes on a connection of its own: the one before was closed by both sides.
             tokio::select! {

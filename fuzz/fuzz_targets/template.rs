@@ -35,6 +35,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         data,
         on: On::transitions(),
         min_severity: Severity::Warning,
+        collapse: None,
     };
     let _names = rule.variables();
     let event = event(&serde_json::from_str(values).unwrap_or_default());

@@ -78,7 +78,8 @@ struct Line {
 }
 
 /// The columns of [`Line`].
-const LINES: &str = "SELECT d.id, d.event_id, d.watch, coalesce(e.key, '{}'), d.endpoint, d.channels, d.event, d.state, d.attempts,
+const LINES: &str =
+    "SELECT d.id, d.event_id, d.watch, coalesce(e.key, '{}'), d.endpoint, d.channels, d.event, d.state, d.attempts,
                             d.due_at, d.created_at, d.settled_at, d.reason, d.status, d.answer, d.body
                      FROM items_listen.delivery d LEFT JOIN items_listen.event e ON e.id = d.event_id";
 

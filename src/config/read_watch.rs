@@ -113,7 +113,10 @@ fn storm(node: &Node, mistakes: &mut Mistakes) -> Option<Storm> {
     let per = section.duration_within("per", STORM_PER_MIN..=STORM_PER_MAX, mistakes);
     for (key, given) in [("limit", limit.is_some()), ("per", per.is_some())] {
         if !given && section.node(key).is_none() {
-            mistakes.add(section.origin(), format!("watch.storm.{key}: missing; storm = {{ limit = 100, per = \"10s\" }} is an example"));
+            mistakes.add(
+                section.origin(),
+                format!("watch.storm.{key}: missing; storm = {{ limit = 100, per = \"10s\" }} is an example"),
+            );
         }
     }
     section.finish(mistakes);

@@ -282,7 +282,7 @@ impl Post {
         }
         for member in self.lanes.take(&lane) {
             lock(&self.held).release(member.id);
-            self.unsettled.push(given_back(&member, Duration::ZERO, None, false));
+            self.unsettled.push(given_back(&member, Duration::ZERO, None, 0));
         }
     }
 
@@ -291,7 +291,7 @@ impl Post {
             parcel.after.is_some_and(|after| !self.lanes.contains(&parcel.lane, after) && lock(&self.held).was_released(after));
         if overtaken || self.stopping || self.gate.closed().is_some() {
             // What it follows was given back meanwhile: it must not go first.
-            self.unsettled.push(given_back(&parcel, Duration::ZERO, None, false));
+            self.unsettled.push(given_back(&parcel, Duration::ZERO, None, 0));
             lock(&self.held).release(parcel.id);
             self.claim_at.get_or_insert(Instant::now() + DATABASE_PAUSE);
             return;
@@ -368,7 +368,7 @@ impl Post {
         status: Option<i32>,
         excerpt: Option<String>,
     ) {
-        let attempts = u32::try_from(parcel.attempts).unwrap_or(0) + 1;
+        let attempts = u32::try_from(parcel.attempts + parcel.resent).unwrap_or(0) + 1;
         if parcel.age > self.endpoint.retry.give_up_after {
             tracing::error!(
                 endpoint = self.endpoint.name,
@@ -408,7 +408,7 @@ impl Post {
         let lane = self.lanes.take(&parcel.lane);
         for (index, member) in lane.iter().enumerate() {
             let answer = answer.clone().filter(|_| member.id == parcel.id);
-            let attempted = answer.is_some();
+            let attempted = if answer.is_some() { member.resent + 1 } else { 0 };
             let settlement = if is_superseded(member, &lane[index + 1..]) {
                 Settlement { attempted, ..settled(member, "superseded", Some(Reason::Superseded), None) }
             } else {
@@ -426,9 +426,9 @@ impl Post {
             for (index, parcel) in lane.iter().enumerate() {
                 lock(&self.held).release(parcel.id);
                 self.unsettled.push(if is_superseded(parcel, &lane[index + 1..]) {
-                    Settlement { attempted: false, ..settled(parcel, "superseded", Some(Reason::Superseded), None) }
+                    Settlement { attempted: 0, ..settled(parcel, "superseded", Some(Reason::Superseded), None) }
                 } else {
-                    given_back(parcel, Duration::ZERO, None, false)
+                    given_back(parcel, Duration::ZERO, None, 0)
                 });
             }
         }
@@ -525,7 +525,7 @@ fn settled(parcel: &Parcel, state: &'static str, reason: Option<Reason>, answer:
         id: parcel.id,
         lease: parcel.lease,
         state,
-        attempted: true,
+        attempted: parcel.resent + 1,
         delay: Duration::ZERO,
         reason: reason.map(Reason::as_str),
         status: None,
@@ -537,7 +537,7 @@ fn given_back(
     parcel: &Parcel,
     delay: Duration,
     answer: Option<(Reason, Option<i32>, Option<String>)>,
-    attempted: bool,
+    attempted: i32,
 ) -> Settlement {
     let (reason, status, answer) =
         answer.map_or((None, None, None), |(reason, status, answer)| (Some(reason.as_str()), status, answer));

@@ -73,7 +73,8 @@ impl Lanes {
         while request.len() < max_batch {
             let Some(lane) = self.ready.pop_front() else { break };
             let Some(head) = self.queues.get(&lane).and_then(VecDeque::front) else { continue };
-            let alone = head.channels != 1 || head.attempts >= ATTEMPTS_IN_BATCH_MAX || self.alone.contains(&head.id);
+            let alone =
+                head.channels != 1 || head.attempts + head.resent >= ATTEMPTS_IN_BATCH_MAX || self.alone.contains(&head.id);
             let fits = request.is_empty() || (!alone && bytes + head.body.len() < max_bytes);
             if !fits {
                 skipped.push_back(lane);
@@ -118,7 +119,7 @@ impl Lanes {
         self.under_way.remove(lane);
         self.alone.insert(id);
         if let Some(head) = self.queues.get_mut(lane).and_then(VecDeque::front_mut) {
-            head.attempts += 1;
+            head.resent += 1;
             self.ready.push_back(lane.clone());
         }
     }
@@ -158,6 +159,7 @@ mod tests {
             channels: 1,
             body: "x".repeat(100),
             attempts: 0,
+            resent: 0,
             age: Duration::ZERO,
             lease: Uuid::nil(),
             lease_end: Duration::MAX,

@@ -134,7 +134,7 @@ impl EpisodeColumns {
         let (Some(change), Some(id)) = (decision.change, decision.about) else { return };
         self.ids.push(id);
         self.watches.push(served.watch.name.clone());
-        self.keys.push(Value::Object(decision.key.object.clone()));
+        self.keys.push(Value::Object(served.watch.key_from_text(&decision.key).object));
         self.severities.push(change.severity.as_str());
         self.counts.push(decision.count);
         self.thresholds.push(decision.threshold);
@@ -183,13 +183,13 @@ impl StateColumns {
     /// The last state of each key: several readings of one key may have been evaluated in turn.
     pub(super) fn of(decisions: &[Decision]) -> StateColumns {
         let last: HashMap<(i32, &str), &Decision> =
-            decisions.iter().map(|decision| ((decision.watch, decision.key.text.as_str()), decision)).collect();
+            decisions.iter().map(|decision| ((decision.watch, decision.key.as_str()), decision)).collect();
         let mut last: Vec<&Decision> = last.into_values().filter(|decision| decision.state_changed).collect();
-        last.sort_by_key(|decision| (decision.watch, &decision.key.text));
+        last.sort_by_key(|decision| (decision.watch, &decision.key));
         let mut columns = StateColumns::default();
         for decision in last {
             columns.watches.push(decision.watch);
-            columns.keys.push(decision.key.text.clone());
+            columns.keys.push(decision.key.clone());
             columns.severities.push(decision.state.severity.rank());
             columns.episodes.push(decision.episode);
             columns.breach_since.push(decision.state.breach_since);

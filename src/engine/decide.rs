@@ -19,8 +19,8 @@ const DIRTY_REJUDGED: i16 = 2;
 pub struct Decision {
     /// `items_listen.watch.id`.
     pub watch: i32,
-    /// Which key.
-    pub key: Key,
+    /// Which key, as text: what it is made of is worked out when it is told, so that many decisions take little memory.
+    pub key: String,
     /// The reading.
     pub count: i64,
     /// The threshold in force.
@@ -107,8 +107,7 @@ pub fn folded(served: &Served, row: &Row, now: Timestamp, silent: bool, into: &m
     if next == state && change.is_none() && !publishes_readings {
         return;
     }
-    let key = parsed.unwrap_or_else(|| watch.key_from_text(key));
-    let mut decision = decision(served, key, count, threshold, next, row.get("episode"), change, row.get("seq"));
+    let mut decision = decision(served, key.to_owned(), count, threshold, next, row.get("episode"), change, row.get("seq"));
     decision.silent = silent;
     decision.state_changed = next != state;
     into.decisions.push(decision);
@@ -119,13 +118,13 @@ pub fn received(served: &Served, reading: &Received, state: &State, episode: Opt
     let threshold = served.watch.threshold_of(&reading.key);
     let evaluated = Reading { count: reading.count, threshold, gone: false, rejudged: false };
     let (next, change) = step(state, evaluated, &served.watch.policy, now);
-    decision(served, reading.key.clone(), reading.count, threshold, next, episode, change, seq)
+    decision(served, reading.key.text.clone(), reading.count, threshold, next, episode, change, seq)
 }
 
 #[expect(clippy::too_many_arguments, reason = "it only puts side by side what its two callers have")]
 fn decision(
     served: &Served,
-    key: Key,
+    key: String,
     count: i64,
     threshold: Option<i64>,
     state: State,

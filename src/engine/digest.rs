@@ -169,8 +169,7 @@ fn read(served: &Served, row: &Row, unread: Option<i64>) -> Option<(Event, Trans
     let previous = severity(row.get("previous"))?;
     let Value::Object(object) = row.get("key") else { return None };
     let key = Key { text: String::new(), object };
-    let mut event =
-        tell::event(served, &key, row.get("count"), row.get("threshold"), row.get("seq"), row.get("at"), unread);
+    let mut event = tell::event(served, &key, row.get("count"), row.get("threshold"), row.get("seq"), row.get("at"), unread);
     event.id = row.get::<_, Uuid>("id");
     event.alert = row.get("episode");
     event.transition = transition.as_str();
@@ -216,15 +215,7 @@ impl Group {
         }
     }
 
-    fn tell(
-        mut self,
-        served: &Served,
-        rule: &Rule,
-        channels: Channels,
-        seq: i64,
-        unread: Option<i64>,
-        now: Timestamp,
-    ) -> Told {
+    fn tell(mut self, served: &Served, rule: &Rule, channels: Channels, seq: i64, unread: Option<i64>, now: Timestamp) -> Told {
         if self.keys == 1
             && let Some(only) = self.worst.pop()
         {

@@ -50,6 +50,7 @@ pub(super) fn sendable(chunk: &[Told]) -> impl Iterator<Item = (&Told, &Outgoing
 /// not get the transition; and its transition.
 pub(super) fn decision(served: &Served, decision: &Decision, unread: Option<i64>, now: Timestamp) -> Vec<Told> {
     let rules = &served.watch.rules;
+    let key = served.watch.key_from_text(&decision.key);
     let at = decision.state.last_at.filter(|_| decision.change.is_some()).unwrap_or(now);
     let mut told = Vec::new();
     let wants_change = |rule: &&Rule| {
@@ -57,20 +58,20 @@ pub(super) fn decision(served: &Served, decision: &Decision, unread: Option<i64>
     };
     let wants_reading = |rule: &&Rule| rule.on.reading() && !wants_change(rule);
     if rules.iter().any(|rule| wants_reading(&rule)) {
-        let mut event = event(served, &decision.key, decision.count, decision.threshold, decision.seq, now, unread);
+        let mut event = event(served, &key, decision.count, decision.threshold, decision.seq, now, unread);
         event.severity = decision.severity_now;
         event.alert = decision.about;
-        told.push(publish(event, &decision.key.text, served, rules.iter().filter(wants_reading)));
+        told.push(publish(event, &key.text, served, rules.iter().filter(wants_reading)));
     }
     if let Some(change) = decision.change {
-        let mut event = event(served, &decision.key, decision.count, decision.threshold, decision.seq + 1, at, unread);
+        let mut event = event(served, &key, decision.count, decision.threshold, decision.seq + 1, at, unread);
         event.transition = change.transition.as_str();
         event.reason = Some(change.reason.as_str());
         event.previous = Some(change.previous);
         event.severity = change.severity;
         event.alert = decision.about;
         let singly = rules.iter().filter(wants_change).filter(|_| !decision.digest);
-        let mut change = publish(event, &decision.key.text, served, singly);
+        let mut change = publish(event, &key.text, served, singly);
         change.digest = decision.digest;
         told.push(change);
     }

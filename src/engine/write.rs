@@ -10,9 +10,9 @@ use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use super::Served;
-use super::digest;
 use super::columns::{self, DeliveryColumns, EpisodeColumns, EventColumns, StateColumns};
 use super::decide::{Decision, Evaluated};
+use super::digest;
 use super::tell::{self, Told, all, lane, sendable};
 use crate::db::schema::Schema;
 use crate::dispatch::Dispatch;
@@ -82,7 +82,6 @@ impl Writer {
         let unread = self.unread(client, served, &evaluated).await?;
         let mut told = Telling::new(self, client);
         digest::tell_and_admit(&mut told, served, &mut evaluated, &unread, now).await?;
-        let mut messages = HashMap::new();
         // Chunk by chunk: a storm takes no more memory than one, and the server is not left waiting in a transaction.
         for chunk in evaluated.decisions.chunks(DECISIONS_PER_CHUNK) {
             let mut events = Vec::new();
@@ -90,12 +89,13 @@ impl Writer {
                 let Some(served) = served.get(&decision.watch) else { continue };
                 events.extend(tell::decision(served, decision, unread.get(served.watch.name.as_str()).copied(), now));
             }
-            messages.extend(events.iter().filter_map(|told| Some((told.event.alert?, told.event.message.clone()?))));
             told.store(&events).await?;
+            let messages = events.into_iter().filter_map(|told| Some((told.event.alert?, told.event.message?))).collect();
+            self.store_episodes(client, served, chunk, &messages, now).await?;
+            self.store_states(client, chunk).await?;
         }
         let born = told.born;
-        self.store_episodes(client, served, &evaluated.decisions, &messages, now).await?;
-        self.store_states(client, &evaluated).await?;
+        self.store_watches(client, &evaluated).await?;
         self.commit(client, born).await
     }
 
@@ -223,11 +223,15 @@ impl Writer {
         Ok(())
     }
 
-    async fn store_states(&self, client: &Client, evaluated: &Evaluated) -> Result<(), Error> {
-        let states = StateColumns::of(&evaluated.decisions);
+    async fn store_states(&self, client: &Client, decisions: &[Decision]) -> Result<(), Error> {
+        let states = StateColumns::of(decisions);
         if !states.watches.is_empty() {
             client.execute(&self.states, &states.parameters()).await?;
         }
+        Ok(())
+    }
+
+    async fn store_watches(&self, client: &Client, evaluated: &Evaluated) -> Result<(), Error> {
         if evaluated.was_dirty {
             client.execute(&self.clean, &[&evaluated.clean]).await?;
         }
@@ -339,6 +343,7 @@ impl<'a> Telling<'a> {
                 channels: outgoing.channels.len(),
                 body: outgoing.body.clone(),
                 attempts: 0,
+                resent: 0,
                 age: Duration::ZERO,
                 lease: self.token,
                 lease_end: self.before + *lease,

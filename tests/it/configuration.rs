@@ -177,7 +177,7 @@ fn keys_of_example(text: &str) -> BTreeSet<String> {
             && !key.is_empty()
         {
             keys.insert(format!("{table}.{key}"));
-            for inner in ["bands", "retry"].into_iter().filter(|inner| *inner == key) {
+            for inner in ["bands", "retry", "storm"].into_iter().filter(|inner| *inner == key) {
                 for part in rest.trim_start_matches(" {").split(',') {
                     let name = part.split('=').next().unwrap_or_default().trim();
                     keys.insert(format!("{table}.{inner}.{name}"));
@@ -193,17 +193,19 @@ fn keys_of_code() -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for (table, text) in [
         ("database", GOOD.replace("[database]", "[database]\nzzz = 1")),
+        ("database.retention", GOOD.replace("[database]", "[database]\nretention = { zzz = 1 }")),
         ("endpoints", GOOD.replace("[endpoints.main]", "[endpoints.main]\nzzz = 1")),
         ("endpoints.retry", GOOD.replace("[endpoints.main]", "[endpoints.main]\nretry = { zzz = 1 }")),
         ("watch", GOOD.replace("[[watch]]", "[[watch]]\nzzz = 1")),
         ("watch.bands", GOOD.replace("[[watch]]", "[[watch]]\nbands = { zzz = 1 }")),
+        ("watch.storm", GOOD.replace("[[watch]]", "[[watch]]\nstorm = { zzz = 1 }")),
         ("watch.publish", GOOD.replace("[[watch.publish]]", "[[watch.publish]]\nzzz = 1")),
         ("http", format!("{GOOD}[http]\nzzz = 1")),
     ] {
         let found = mistakes(&text);
         let line = found.iter().find(|line| line.contains("unknown key \"zzz\"")).expect("it is unknown");
         let known = line.split("known are ").nth(1).expect("the list");
-        keys.extend(known.split(", ").filter(|key| *key != "publish").map(|key| format!("{table}.{key}")));
+        keys.extend(known.split(", ").filter(|key| !["publish", "retention"].contains(key)).map(|key| format!("{table}.{key}")));
     }
     keys
 }

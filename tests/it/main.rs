@@ -13,9 +13,11 @@ mod configuration;
 mod crash;
 mod doorbell;
 mod folding;
+mod letters;
 mod notify;
 mod outbox;
 mod recounting;
+mod storms;
 mod triggers;
 mod writing;
 

@@ -93,7 +93,7 @@ async fn many_alerts_go_in_batches_and_only_the_culprit_dies() {
     assert_eq!(code, 0);
     assert_eq!(
         (line["key"]["tenant_id"].as_i64(), line["state"].as_str(), line["attempts"].as_i64()),
-        (Some(13), Some("dead"), Some(1))
+        (Some(13), Some("dead"), Some(2))
     );
     assert_eq!(line["body"]["channels"], serde_json::json!(["private-tenant.13.orders"]));
     assert_eq!(daemon.run(&["status"]).await.0, 1, "something is dead");
@@ -362,7 +362,7 @@ async fn d1_d3_only_the_head_of_a_lane_is_claimed_and_only_its_holder_settles_it
         id,
         lease,
         state: "delivered",
-        attempted: true,
+        attempted: 1,
         delay: Duration::ZERO,
         reason: None,
         status: Some(200),
