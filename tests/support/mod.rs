@@ -3,6 +3,7 @@
 
 pub mod daemon;
 pub mod postgres;
+pub mod proxy;
 pub mod receiver;
 
 use std::time::Duration;
