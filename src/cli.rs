@@ -188,6 +188,8 @@ pub fn main() -> ExitCode {
             .error(clap::error::ErrorKind::ArgumentConflict, "--trigger is a command of its own; leave the other out")
             .exit();
     }
+    #[cfg(feature = "chaos")]
+    crate::chaos::begin();
     crate::logging::init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,

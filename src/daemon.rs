@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::chaos::point;
 use crate::config::{Config, Database};
 use crate::db::pool;
 use crate::db::schema::Schema;
@@ -91,6 +92,7 @@ pub async fn run(config: Config, http: Option<TcpListener>, stop: CancellationTo
     daemon.health.set_not_ready("stopping");
     daemon.dispatch.stop();
     running.wait(DRAIN_MAX).await;
+    point!("stop.drained");
     if let Err(error) = tokio::time::timeout(Duration::from_secs(1), instance::leave(&daemon)).await.unwrap_or(Ok(())) {
         tracing::debug!(%error, "leaving");
     }

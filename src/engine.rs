@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
+use crate::chaos::{self, Mutation, point};
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
@@ -115,7 +116,10 @@ impl Engine {
         dispatch: Dispatch,
     ) -> Result<Engine, Error> {
         let client = connector.session(Purpose::Fold).await?;
-        let fold = client.prepare(&schema.sql(include_str!("../sql/fold.sql"))).await?;
+        let fold = include_str!("../sql/fold.sql");
+        let wrong =
+            chaos::is(Mutation::EvaluateBeforeDry).then(|| fold.replace("count(*) < $6::bigint AS complete", "true AS complete"));
+        let fold = client.prepare(&schema.sql(wrong.as_deref().unwrap_or(fold))).await?;
         let writer = Writer::prepare(&client, schema, instance, dispatch).await?;
         Ok(Engine {
             fold,
@@ -157,11 +161,16 @@ impl Engine {
     /// # Errors
     /// After any error this engine must not be used again: open another.
     pub async fn fold(&mut self) -> Result<Folded, Error> {
-        if !self.begin(&format!("SELECT pg_try_advisory_xact_lock({})", self.lock)).await? {
+        let lock = match chaos::is(Mutation::TwoFolders) {
+            true => "SELECT true".to_owned(),
+            false => format!("SELECT pg_try_advisory_xact_lock({})", self.lock),
+        };
+        if !self.begin(&lock).await? {
             self.client.batch_execute("ROLLBACK").await?;
             return Ok(Folded::Busy);
         }
-        let found = match self.take().await {
+        point!("fold.begun");
+        let mut found = match self.take().await {
             // Too much for one statement: less next time.
             Err(error) if error.sqlstate() == Some("57014") => {
                 self.limit = self.limit.halved();
@@ -170,6 +179,10 @@ impl Engine {
             }
             found => found?,
         };
+        point!("fold.taken");
+        if chaos::is(Mutation::SnapshotInSecondStatement) {
+            found.snapshot = self.client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0);
+        }
         let stranger = found.served.iter().any(|id| !self.snapshot_served.contains(id));
         if stranger && self.snapshot != Snapshot::beginning() {
             // While it was not ours, complete folds went past its rows: look at everything.
@@ -178,10 +191,9 @@ impl Engine {
             return Ok(Folded::Done { rows: 0, complete: false, marked: found.marked });
         }
         self.writer.write(&self.client, &self.served, found.evaluated, found.now).await?;
+        let dry = found.complete && (!chaos::is(Mutation::EvaluateBeforeDry) || found.rows < self.limit.rows());
         self.limit = self.limit.after(found.complete);
-        if found.complete
-            && let Some(snapshot) = Snapshot::parse(&found.snapshot)
-        {
+        if dry && let Some(snapshot) = Snapshot::parse(&found.snapshot) {
             self.snapshot = snapshot;
             self.snapshot_served = found.served.into_iter().collect();
         }

@@ -64,6 +64,7 @@ pub mod daemon;
 pub mod http;
 pub mod status;
 
+pub mod chaos;
 pub mod cli;
 pub mod db;
 pub mod error;

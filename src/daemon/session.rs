@@ -14,6 +14,7 @@ use super::housekeeping::House;
 use super::keep::{Keeper, News};
 use super::start::{daemon_watch, doorbell_on, free_doubted, id_of, install_all};
 use super::{Daemon, POLL_WITHOUT_DOORBELL, instance};
+use crate::chaos::{self, Mutation, point};
 use crate::config::Install;
 use crate::db::locks::Lock;
 use crate::db::session::Purpose;
@@ -72,10 +73,14 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
     let served = install_all(daemon).await?;
     let client = daemon.connector.session(Purpose::Work).await?;
     instance::enter(&client, daemon).await?;
+    point!("session.entered");
 
     // Not before: the server puts this session out when it is silent for three beats.
     let listening = listen::open(&daemon.connector, daemon.database.poll.max(Duration::from_secs(1))).await?;
-    listening.client.batch_execute(&format!("LISTEN {}", daemon.schema.name())).await?;
+    if !chaos::is(Mutation::ListenAfterFold) {
+        listening.client.batch_execute(&format!("LISTEN {}", daemon.schema.name())).await?;
+    }
+    point!("session.listening");
     let doorbell_on = doorbell_on(daemon, &listening).await?;
     let poll_every = if doorbell_on { daemon.database.poll } else { daemon.database.poll.min(POLL_WITHOUT_DOORBELL) };
     let telling = Arc::new(Mutex::new(Telling { snapshot: Snapshot::beginning(), ready: false, doorbell: Bell::Awake.as_str() }));
@@ -270,7 +275,8 @@ impl Pipeline<'_> {
             if bell == Bell::Armed {
                 // A probe before arming may belong to a commit after the last fold.
                 self.rung = false;
-                if self.fold().await? != Work::None {
+                point!("bell.armed");
+                if !chaos::is(Mutation::ArmWithoutLastFold) && self.fold().await? != Work::None {
                     return self.doorbell.wake().await;
                 }
             }
@@ -285,7 +291,8 @@ impl Pipeline<'_> {
     /// Waits. Gives true when there is something to do, false when arming is to be tried again.
     async fn doze(&mut self, bell: Bell) -> Result<bool, Error> {
         let armed_at = Instant::now();
-        let mut catch_ups = CATCH_UPS.iter().filter(|_| bell == Bell::Armed);
+        let catches_up = bell == Bell::Armed && !chaos::is(Mutation::ArmWithoutLastFold);
+        let mut catch_ups = CATCH_UPS.iter().filter(|_| catches_up);
         let mut look_at = catch_ups.next().map(|after| armed_at + *after);
         self.beaten = false;
         loop {
@@ -301,6 +308,10 @@ impl Pipeline<'_> {
                     return Ok(true);
                 }
                 look_at = catch_ups.next().map(|after| armed_at + *after);
+                if look_at.is_none() && chaos::is(Mutation::ListenAfterFold) {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    self.listening.client.batch_execute(&format!("LISTEN {}", self.daemon.schema.name())).await?;
+                }
             }
             if bell == Bell::Unarmed && self.beaten {
                 return Ok(false);
@@ -350,6 +361,7 @@ impl Pipeline<'_> {
 
     fn hear(&mut self, notification: Notification) {
         if notification.channel == self.daemon.schema.name() {
+            point!("bell.heard");
             self.rung = true;
         }
         let Some(watches) = self.heard_on.get(&notification.channel) else { return };
@@ -394,7 +406,8 @@ impl Pipeline<'_> {
     }
 
     async fn on_beat(&mut self, beat: Beat) -> Result<(), Error> {
-        if !beat.listening {
+        point!("session.beat");
+        if !beat.listening && !chaos::is(Mutation::ListenAfterFold) {
             tracing::warn!("this session no longer listened; listening again");
             self.listening.client.batch_execute(&format!("LISTEN {}", self.daemon.schema.name())).await?;
             self.heard_on.clear();

@@ -11,6 +11,7 @@ use super::gate::{Closed, Gate};
 use super::lanes::Lanes;
 use super::send::{Load, Sender};
 use super::{Command, Context, Held, clock, lock};
+use crate::chaos::{self, Mutation, point};
 use crate::config::Endpoint;
 use crate::error::Error;
 use crate::outbox::{self, Floor, Parcel, Settlement};
@@ -168,9 +169,16 @@ impl Post {
             }
             self.requests += 1;
             let sender = self.sender.clone();
+            let early = chaos::is(Mutation::SettleBeforeSending).then(|| (self.context.clone(), self.endpoint.name.clone()));
             self.work.spawn(async move {
                 let started = Instant::now();
+                if let Some((context, endpoint)) = early {
+                    let settled: Vec<_> = request.iter().map(|parcel| settled(parcel, "delivered", None, None)).collect();
+                    let _wrong_on_purpose = settle(&context, &endpoint, &settled, None).await;
+                }
+                point!("send.before");
                 let answer = sender.send(Load::of(&request)).await;
+                point!("send.after");
                 Done::Answered { request, answer, took: started.elapsed() }
             });
         }
@@ -228,7 +236,10 @@ impl Post {
         self.work.spawn(async move {
             let claimed = async {
                 let client = crate::db::pool::get(&context.pool).await?;
-                outbox::claim(&client, &context.schema, &endpoint, context.instance, lease, limit, floor).await
+                point!("claim.before");
+                let claimed = outbox::claim(&client, &context.schema, &endpoint, context.instance, lease, limit, floor).await;
+                point!("claim.after");
+                claimed
             };
             Done::Claimed(claimed.await)
         });
@@ -558,7 +569,9 @@ async fn settle(context: &Context, endpoint: &str, settlements: &[Settlement], r
     let client = crate::db::pool::get(&context.pool).await?;
     let mut matched = Vec::new();
     if !settlements.is_empty() {
+        point!("settle.before");
         matched = outbox::settle(&client, &context.schema, settlements).await?;
+        point!("settle.after");
     }
     let Some(row) = row else { return Ok(matched) };
     let sql = context.schema.sql(

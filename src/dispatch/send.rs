@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use crate::chaos::{self, Mutation};
 use crate::config::{Endpoint, Target};
 use crate::error::Error;
 use crate::outbox::Parcel;
@@ -39,7 +40,9 @@ impl Sender {
                 if let [_] = bodies.as_slice() {
                     return client.post("events", bodies.into_iter().next().unwrap_or_default(), &carries).await;
                 }
-                match body::batch(bodies.iter().map(String::as_str)) {
+                let batch = body::batch(bodies.iter().map(String::as_str));
+                let batch = if chaos::is(Mutation::IdempotencyKeyPerItem) { keyed(&bodies) } else { batch };
+                match batch {
                     Ok(body) => client.post("batch_events", body, &carries).await,
                     Err(error) => {
                         let body = format!("a stored body is damaged: {error}");
@@ -57,6 +60,18 @@ impl Sender {
             Sender::Log(_) => None,
         }
     }
+}
+
+/// Wrong on purpose: a batch in which each event has a key of its own.
+fn keyed(bodies: &[String]) -> Result<String, serde_json::Error> {
+    let item = |body: &String| {
+        let mut item: serde_json::Value = serde_json::from_str(body)?;
+        item["channel"] = item["channels"][0].clone();
+        item["idempotency_key"] = crate::pusher::sign::idempotency_key(body.as_bytes(), b"").into();
+        Ok(item)
+    };
+    let items = bodies.iter().map(item).collect::<Result<Vec<_>, serde_json::Error>>()?;
+    serde_json::to_string(&serde_json::json!({ "batch": items }))
 }
 
 /// What one request carries.

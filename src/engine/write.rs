@@ -14,6 +14,7 @@ use super::columns::{self, DeliveryColumns, EpisodeColumns, EventColumns, StateC
 use super::decide::{Decision, Evaluated};
 use super::digest;
 use super::tell::{self, Told, all, lane, sendable};
+use crate::chaos::{self, Mutation, point};
 use crate::db::schema::Schema;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
@@ -90,12 +91,24 @@ impl Writer {
                 events.extend(tell::decision(served, decision, unread.get(served.watch.name.as_str()).copied(), now));
             }
             told.store(&events).await?;
+            point!("fold.deliveries");
             let messages = events.into_iter().filter_map(|told| Some((told.event.alert?, told.event.message?))).collect();
             self.store_episodes(client, served, chunk, &messages, now).await?;
-            self.store_states(client, chunk).await?;
+            point!("fold.episodes");
+            if !chaos::is(Mutation::StateOutsideTransaction) {
+                self.store_states(client, chunk).await?;
+            }
         }
         let born = told.born;
+        point!("fold.states");
         self.store_watches(client, &evaluated).await?;
+        point!("fold.written");
+        if chaos::is(Mutation::StateOutsideTransaction) {
+            client.batch_execute("COMMIT").await?;
+            point!("fold.committed");
+            self.store_states(client, &evaluated.decisions).await?;
+            client.batch_execute("BEGIN").await?;
+        }
         self.commit(client, born).await
     }
 
@@ -127,7 +140,9 @@ impl Writer {
             self.dispatch.doubt(token);
         }
         client.batch_execute("COMMIT").await?;
+        point!("fold.committed");
         self.dispatch.accept(born.parcels);
+        point!("fold.accepted");
         if let Some(token) = born.token {
             self.dispatch.trust(token);
         }
@@ -180,6 +195,7 @@ impl Writer {
             return Ok(Vec::new());
         }
         let leases: Vec<Option<f64>> = columns.leases.iter().map(|lease| lease.map(|lease| lease.as_secs_f64())).collect();
+        let unleased: Vec<Option<f64>> = vec![None; leases.len()];
         let parameters: &Parameters<'_> = &[
             &columns.event_ids,
             &columns.endpoints,
@@ -188,7 +204,7 @@ impl Writer {
             &columns.channels,
             &columns.names,
             &columns.bodies,
-            &leases,
+            if chaos::is(Mutation::BornUnleased) { &unleased } else { &leases },
             &columns.unsendable,
             &token,
             &self.instance,

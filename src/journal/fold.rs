@@ -34,6 +34,9 @@ impl Limit {
 
     /// The first limit.
     pub fn first() -> Limit {
+        if crate::chaos::is(crate::chaos::Mutation::EvaluateBeforeDry) {
+            return Limit(10);
+        }
         Limit(Limit::FIRST)
     }
 

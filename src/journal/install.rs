@@ -15,6 +15,7 @@ use tokio_postgres::error::SqlState;
 
 use super::definition::Definition;
 use super::trigger;
+use crate::chaos::point;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::error::Error;
@@ -219,6 +220,7 @@ pub async fn complete(client: &mut Client, schema: &Schema, id: i32) -> Result<(
     // First the marker, then the triggers: see the invariants above.
     let marker = schema.sql("INSERT INTO items_listen.marker (watch, reason) VALUES ($1, 'coverage')");
     client.execute(marker.as_str(), &[&id]).await?;
+    point!("install.marked");
     for finding in &findings {
         let (Some(relation), Some(event)) = (&finding.relation, &finding.event) else { continue };
         let name = trigger::name(schema, id, event);

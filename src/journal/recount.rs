@@ -13,6 +13,7 @@ use tokio_postgres::{CancelToken, Client};
 
 use super::definition::Definition;
 use super::trigger;
+use crate::chaos::point;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
@@ -78,11 +79,13 @@ async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, def
         client.batch_execute("ROLLBACK").await?;
         return Ok(Outcome::Uncovered);
     }
+    point!("recount.begun");
     let corrected = client.execute(trigger::recount(schema, id, generation, definition).as_str(), &[]).await?;
     // In this snapshot: a marker that came later stays, and causes another recount.
     let seen = schema.sql("DELETE FROM items_listen.marker WHERE watch = $1");
     client.execute(seen.as_str(), &[&id]).await?;
     client.batch_execute(&format!("NOTIFY {}; COMMIT", schema.name())).await?;
+    point!("recount.committed");
     Ok(Outcome::Done { corrected })
 }
 

@@ -13,6 +13,8 @@ use serde_json::Value;
 pub struct Daemon {
     pub binary: PathBuf,
     pub file: PathBuf,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
     child: Option<Child>,
     log: Arc<Mutex<Vec<Value>>>,
 }
@@ -23,7 +25,7 @@ impl Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("items-listen-{}-{number}.toml", std::process::id()));
-        let daemon = Daemon { binary: binary.into(), file, child: None, log: Arc::default() };
+        let daemon = Daemon { binary: binary.into(), file, environment: Vec::new(), child: None, log: Arc::default() };
         daemon.configure(config);
         daemon
     }
@@ -46,6 +48,7 @@ impl Daemon {
             }
         }
         command.arg("--config").arg(&self.file).args(arguments).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -121,6 +124,11 @@ impl Daemon {
             self.log().into_iter().find(|line| line.to_string().contains(text))
         })
         .await
+    }
+
+    /// Whether it has ended by itself, or was never started.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|status| status.is_some()))
     }
 
     pub fn pid(&self) -> u32 {
