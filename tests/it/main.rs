@@ -12,6 +12,7 @@ mod commands;
 mod configuration;
 mod crash;
 mod doorbell;
+mod faults;
 mod folding;
 mod letters;
 mod notify;
