@@ -164,13 +164,17 @@ async fn connections_that_are_reset_in_the_middle_of_anything_lose_nothing() {
             step += 1;
         }
     });
-    for _ in 0..25 {
+    for round in 0..20 {
         let opened = proxy.opened();
         proxy.cut();
         support::eventually("it connects again", async || (proxy.opened() > opened).then_some(())).await;
+        // Sometimes again while it is still coming up.
+        if round % 4 != 3 {
+            daemon.ready().await;
+        }
     }
     let reset = proxy.reset();
-    assert!(reset >= 25, "{reset} were reset");
+    assert!(reset >= 20, "{reset} were reset");
     stop.cancel();
     writer.await.expect("the writer does not panic");
     daemon.ready().await;
@@ -197,12 +201,14 @@ async fn a_database_that_is_away_is_named_once_and_again_when_it_is_away_again()
         proxy.mode(Mode::Refuse);
         let opened = proxy.opened();
         proxy.cut();
-        support::eventually("it has tried five times", async || (proxy.opened() >= opened + 5).then_some(())).await;
+        support::eventually("it has tried six times", async || (proxy.opened() >= opened + 6).then_some(())).await;
         not_ready(&daemon).await;
-        let now = named(&daemon).len();
-        // That the connection was lost, and that there is no other.
-        assert!((1..=2).contains(&(now - before)), "{:?}", named(&daemon));
-        before = now;
+        // That the connection was lost, and in which ways there is no other: each once, however often it was tried.
+        let mut news = named(&daemon).split_off(before);
+        before += news.len();
+        let said = format!("{news:?}");
+        news.sort();
+        assert!(!news.is_empty() && news.windows(2).all(|two| two[0] != two[1]), "{said}");
         insert(&database, round, 20).await;
         proxy.pass();
         receiver.wait_for(round as usize).await;
@@ -234,7 +240,7 @@ async fn too_many_connections_are_waited_out() {
     let mut daemon = daemon(&config.replace("postgres://postgres@", &format!("postgres://{role}@")));
     daemon.start().await;
     // None at all, or some, but not all that it needs.
-    for limit in [0, 1, 2, 3] {
+    for limit in [0, 1, 2] {
         database.sql(&format!("ALTER ROLE {role} CONNECTION LIMIT {limit}")).await;
         database.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")).await;
         let refused = shared().logged(&database.name, "too many connections");
@@ -246,7 +252,7 @@ async fn too_many_connections_are_waited_out() {
     }
     not_ready(&daemon).await;
     database.sql(&format!("ALTER ROLE {role} CONNECTION LIMIT -1")).await;
-    receiver.wait_for(4).await;
+    receiver.wait_for(3).await;
     daemon.ready().await;
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
@@ -429,7 +435,8 @@ async fn a_transaction_that_fails_for_reasons_of_the_databases_is_done_again() {
     let mut daemon = daemon(&config(&database, &receiver, ORDERS));
     daemon.start().await;
     // Deadlock, serialization, statement timeout or cancel, lock timeout, out of memory, disk full, an I/O error.
-    let states = ["40P01", "40001", "57014", "55P03", "53200", "53100", "58030"];
+    // What is mended and comes back is news again: the last is the one before it once more.
+    let states = ["40P01", "40001", "57014", "55P03", "53200", "58030", "53100", "53100"];
     for (tenant, sqlstate) in states.into_iter().enumerate() {
         let events = receiver.accepted().len();
         inject(&database, "BEFORE INSERT ON items_listen.event", sqlstate, 3).await;
@@ -439,7 +446,9 @@ async fn a_transaction_that_fails_for_reasons_of_the_databases_is_done_again() {
         let tried: i64 = database.one("SELECT last_value FROM public.failed").await;
         assert!(tried > 3, "{sqlstate}: {tried}");
         let named = named(&daemon);
-        assert_eq!(named.iter().filter(|error| error.contains(sqlstate)).count(), 1, "{sqlstate} is named once: {named:?}");
+        let times = states[..=tenant].iter().filter(|state| **state == sqlstate).count();
+        let found = named.iter().filter(|error| error.contains(sqlstate)).count();
+        assert_eq!(found, times, "{sqlstate} is named once per outage: {named:?}");
     }
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
@@ -456,8 +465,8 @@ async fn a_settlement_that_fails_is_done_again_and_nothing_is_sent_twice() {
         insert(&database, tenant, 20).await;
         // The second of its lane waits for the settlement of the first.
         insert(&database, tenant, 10).await;
-        all_arrived_once(&database, &receiver).await;
         exact(&database, "orders", TRUE_ORDERS).await;
+        all_arrived_once(&database, &receiver).await;
         let tried: i64 = database.one("SELECT last_value FROM public.failed").await;
         assert!(tried > 4, "{sqlstate}: {tried}");
         assert_eq!(lines(&daemon, sqlstate), 1, "{sqlstate} is named once");

@@ -8,6 +8,7 @@
 mod support;
 
 mod alerts;
+mod answers;
 mod commands;
 mod configuration;
 mod crash;

@@ -183,7 +183,7 @@ impl Server {
 
     /// The command in a mount namespace that has the small disk: nobody else sees it, and nothing is left of it.
     fn on_its_disk(&self, command: Command) -> Command {
-        let script = r#"mount -t tmpfs -o "size=$1m,mode=1777" tmpfs "$2" && user=$3 group=$4 && shift 4 &&
+        let script = r#"mount -t tmpfs -o "size=$1m,mode=0700,uid=$3,gid=$4" tmpfs "$2" && user=$3 group=$4 && shift 4 &&
             exec setpriv --reuid="$user" --regid="$group" --clear-groups "$@""#;
         let (user, group) = self.user.unwrap_or_default();
         let mut wrapped = Command::new("unshare");
