@@ -357,7 +357,7 @@ async fn an_endpoint_that_hangs_or_has_no_address_delays_no_other() {
     let (database, receiver) = (shop().await, Receiver::start().await);
     // Every request hangs, and none of them is given up while the test lasts.
     let hanging = Raw::start(vec![vec![Say::Nothing]; 1_000]).await;
-    let patient = "timeout = \"10m\"";
+    let patient = "timeout = \"120s\"";
     let endpoints = format!(
         "{}{}{}",
         receiver.endpoint("main"),
