@@ -12,7 +12,7 @@ use crate::*;
 
 /// A step of an answer.
 #[derive(Clone, Debug)]
-enum Say {
+pub enum Say {
     Text(String),
     /// The same again and again, until nobody listens.
     Endlessly(&'static str),
@@ -26,35 +26,35 @@ enum Say {
     Reset,
 }
 
-fn text(text: &str) -> Say {
+pub fn text(text: &str) -> Say {
     Say::Text(text.to_owned())
 }
 
-fn good() -> Vec<Say> {
+pub fn good() -> Vec<Say> {
     vec![text("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")]
 }
 
 /// A request, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Came {
-    path: String,
-    idempotency_key: String,
-    body: String,
+pub struct Came {
+    pub path: String,
+    pub idempotency_key: String,
+    pub body: String,
 }
 
 /// A server that gives its answers in turn, and then good ones.
-struct Raw {
+pub struct Raw {
     port: u16,
     came: Arc<Mutex<Vec<Came>>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
 impl Raw {
-    async fn start(answers: Vec<Vec<Say>>) -> Raw {
+    pub async fn start(answers: Vec<Vec<Say>>) -> Raw {
         Raw::on(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), answers)
     }
 
-    fn on(listener: TcpListener, answers: Vec<Vec<Say>>) -> Raw {
+    pub fn on(listener: TcpListener, answers: Vec<Vec<Say>>) -> Raw {
         let port = listener.local_addr().expect("an address").port();
         let came: Arc<Mutex<Vec<Came>>> = Arc::default();
         let (seen, answers) = (Arc::clone(&came), Arc::new(answers));
@@ -67,11 +67,11 @@ impl Raw {
         Raw { port, came, serving }
     }
 
-    fn came(&self) -> Vec<Came> {
+    pub fn came(&self) -> Vec<Came> {
         self.came.lock().expect("no panic").clone()
     }
 
-    fn endpoint(&self, name: &str, lines: &str) -> String {
+    pub fn endpoint(&self, name: &str, lines: &str) -> String {
         endpoint(name, &format!("http://127.0.0.1:{}", self.port), lines)
     }
 }
@@ -145,27 +145,22 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Came> {
     }
 }
 
-fn endpoint(name: &str, url: &str, lines: &str) -> String {
+pub fn endpoint(name: &str, url: &str, lines: &str) -> String {
     format!("[endpoints.{name}]\nurl = \"{url}\"\napp_id = \"{APP_ID}\"\nkey = \"{KEY}\"\nsecret = \"{SECRET}\"\n{lines}\n")
 }
 
 /// Tried again soon; a request takes no longer than a second.
-const QUICK: &str = "retry = { initial = \"20ms\", max = \"200ms\" }\ntimeout = \"1s\"";
+pub const QUICK: &str = "retry = { initial = \"20ms\", max = \"200ms\" }\ntimeout = \"1s\"";
 
-fn config_for(database: &Database, endpoints: &str, watches: &str) -> String {
+pub fn config_for(database: &Database, endpoints: &str, watches: &str) -> String {
     format!("[database]\nurl = \"{}\"\n\n{endpoints}{watches}", database.url())
 }
 
 /// attempts, state, reason and status of the one delivery, once it is as the condition wants it.
-async fn delivery(database: &Database, what: &str, condition: &str) -> (i32, String, Option<String>, Option<i32>) {
+pub async fn delivery(database: &Database, what: &str, condition: &str) -> (i32, String, Option<String>, Option<i32>) {
     let sql = format!("SELECT attempts, state, reason, status FROM items_listen.delivery WHERE {condition} ORDER BY id LIMIT 1");
     let row = support::eventually(what, async || database.client.query_opt(sql.as_str(), &[]).await.expect("asks")).await;
     (row.get(0), row.get(1), row.get(2), row.get(3))
-}
-
-/// How many lines of the daemon's log contain this.
-fn lines(daemon: &Daemon, text: &str) -> usize {
-    daemon.log().iter().filter(|line| line.to_string().contains(text)).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +241,7 @@ async fn what_was_perhaps_accepted_is_sent_again_with_the_same_bytes() {
             .map(|line| line["reason"].as_str().unwrap_or_default().to_owned())
             .collect();
         assert_eq!(named, [wanted], "{what}: it is named once, however often it fails");
-        assert_eq!(lines(&daemon, "takes events again"), 1, "{what}");
+        assert_eq!(daemon.lines("takes events again"), 1, "{what}");
     }
 }
 
@@ -266,7 +261,7 @@ async fn a_redirect_is_not_followed_with_a_signature() {
         insert(&database, 2, 20).await;
         exact(&database, "orders", TRUE_ORDERS).await;
         assert_eq!((server.came().len(), elsewhere.came().len()), (1, 0), "{status}");
-        assert_eq!(lines(&daemon, "refuses everything"), 1, "{status}");
+        assert_eq!(daemon.lines("refuses everything"), 1, "{status}");
         // A start is a reload: what was refused is probed.
         assert!(daemon.terminate().await.success());
         daemon.start().await;
@@ -344,7 +339,7 @@ async fn an_endpoint_that_cannot_be_connected_to_is_tried_until_it_can() {
     insert(&database, 1, 20).await;
     let (_, state, reason, _) = delivery(&database, "it is tried twice", "attempts > 1").await;
     assert_eq!((state.as_str(), reason.as_deref()), ("pending", Some("timeout")));
-    assert_eq!(lines(&daemon, "endpoint fails: backing off"), 1);
+    assert_eq!(daemon.lines("endpoint fails: backing off"), 1);
     // The queue is worked off at last.
     drop(queued);
     let server = Raw::on(listener, Vec::new());

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::crash::check_history;
+use crate::support::pgbouncer::{self, PgBouncer};
 use crate::support::postgres::{Server, shared};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::receiver::Receiver;
@@ -35,11 +36,6 @@ fn named(daemon: &Daemon) -> Vec<String> {
     lines.map(|line| line["error"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// How many lines of the daemon's log contain this.
-fn lines(daemon: &Daemon, text: &str) -> usize {
-    daemon.log().iter().filter(|line| line.to_string().contains(text)).count()
-}
-
 /// Why a watch is degraded, as `status --json` has it.
 async fn error_of(daemon: &Daemon, watch: &str) -> Option<String> {
     let (_, out, _) = daemon.run(&["status", "--json"]).await;
@@ -50,7 +46,7 @@ async fn error_of(daemon: &Daemon, watch: &str) -> Option<String> {
 }
 
 /// Waits until nothing is unsettled; then every event has arrived, in order, once, and nothing else has.
-async fn all_arrived_once(database: &Database, receiver: &Receiver) {
+pub async fn all_arrived_once(database: &Database, receiver: &Receiver) {
     support::eventually("everything is delivered", async || {
         let left: i64 = database.one("SELECT count(*) FROM items_listen.delivery WHERE state <> 'delivered'").await;
         (left == 0).then_some(())
@@ -259,7 +255,7 @@ async fn too_many_connections_are_waited_out() {
     let named = named(&daemon);
     assert!(named.iter().any(|error| error.contains("too many connections")), "{named:?}");
     assert!(named.windows(2).all(|two| two[0] != two[1]), "{named:?}");
-    assert_eq!(lines(&daemon, "watch degraded"), 0, "it is not the watch's fault");
+    assert_eq!(daemon.lines("watch degraded"), 0, "it is not the watch's fault");
     assert_eq!(error_of(&daemon, "orders").await, None);
     drop(daemon);
     support::eventually("the role can go", async || {
@@ -303,7 +299,7 @@ async fn on_a_standby_it_says_so_and_waits_for_a_primary() {
     support::eventually("it has tried it thrice", async || (proxy.opened() >= opened + 3).then_some(())).await;
     daemon.logged("standby").await;
     not_ready(&daemon).await;
-    assert_eq!(lines(&daemon, "standby"), 1, "{:?}", named(&daemon));
+    assert_eq!(daemon.lines("standby"), 1, "{:?}", named(&daemon));
     insert(&database, 1, 5).await;
     proxy.retarget(primary.port);
     proxy.cut();
@@ -469,7 +465,7 @@ async fn a_settlement_that_fails_is_done_again_and_nothing_is_sent_twice() {
         all_arrived_once(&database, &receiver).await;
         let tried: i64 = database.one("SELECT last_value FROM public.failed").await;
         assert!(tried > 4, "{sqlstate}: {tried}");
-        assert_eq!(lines(&daemon, sqlstate), 1, "{sqlstate} is named once");
+        assert_eq!(daemon.lines(sqlstate), 1, "{sqlstate} is named once");
     }
     all_arrived_once(&database, &receiver).await;
 }
@@ -529,7 +525,7 @@ async fn only_orders_is_degraded(database: &Database, receiver: &Receiver, daemo
 
 async fn all_is_well(daemon: &Daemon) {
     support::eventually("nothing is degraded", async || (daemon.run(&["status"]).await.0 == 0).then_some(())).await;
-    assert_eq!((lines(daemon, "watch degraded"), lines(daemon, "no longer degraded")), (1, 1), "each change is said once");
+    assert_eq!((daemon.lines("watch degraded"), daemon.lines("no longer degraded")), (1, 1), "each change is said once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -546,7 +542,7 @@ async fn a_privilege_that_is_revoked_degrades_its_watch_alone_until_it_is_grante
         (shared().logged(&database.name, "permission denied for table orders") >= 3).then_some(())
     })
     .await;
-    assert_eq!(lines(&daemon, "watch degraded"), 1);
+    assert_eq!(daemon.lines("watch degraded"), 1);
     database.sql(&format!("GRANT SELECT ON orders TO {role}")).await;
     all_is_well(&daemon).await;
     exact(&database, "orders", TRUE_ORDERS).await;
@@ -574,7 +570,7 @@ async fn a_table_that_stays_away_degrades_its_watch_alone_and_is_said_once() {
     database.sql("DROP TABLE orders").await;
     only_orders_is_degraded(&database, &receiver, &daemon, "does not exist").await;
     beats(&database, 4).await;
-    assert_eq!(lines(&daemon, "watch degraded"), 1);
+    assert_eq!(daemon.lines("watch degraded"), 1);
     database
         .sql(&format!(
             "BEGIN; CREATE TABLE orders (id serial PRIMARY KEY, tenant_id int, status text NOT NULL DEFAULT 'open');
@@ -594,10 +590,65 @@ async fn a_key_column_that_is_dropped_degrades_its_watch_alone_until_it_is_back(
     database.sql("INSERT INTO orders DEFAULT VALUES").await;
     only_orders_is_degraded(&database, &receiver, &daemon, "tenant_id").await;
     beats(&database, 4).await;
-    assert_eq!(lines(&daemon, "watch degraded"), 1);
+    assert_eq!(daemon.lines("watch degraded"), 1);
     database.sql("ALTER TABLE orders ADD COLUMN tenant_id int DEFAULT 7").await;
     database.sql("INSERT INTO orders DEFAULT VALUES").await;
     all_is_well(&daemon).await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    all_arrived_once(&database, &receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_shares_sessions_is_named_and_nothing_of_ours_is_left_in_them() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut pooler = PgBouncer::start(database.port, "transaction");
+    let proxy = Proxy::start(pooler.port).await;
+    let config = through(&proxy, &database, &config(&database, &receiver, ORDERS));
+    // It is there when it answers.
+    let url = format!("postgres://postgres@127.0.0.1:{}/{}", pooler.port, database.name);
+    drop(support::postgres::connect(&url).await);
+    let settings = "SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_settings
+                    WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding')";
+    let mut daemon = daemon(&config);
+    daemon.spawn();
+    let line = daemon.logged("PgBouncer").await;
+    assert!(line.to_string().contains("transaction"), "{line}");
+    let opened = proxy.opened();
+    support::eventually("it has tried thrice more", async || (proxy.opened() >= opened + 3).then_some(())).await;
+    assert_eq!(daemon.get("/readyz").await.map(|(status, _)| status), Some(503));
+    assert_eq!((daemon.lines("PgBouncer"), daemon.lines("\"ready\"")), (1, 0), "{:?}", daemon.log());
+
+    // Whoever has all of the server's sessions sees what others left in them; the daemon can have none meanwhile.
+    let mut sessions = Vec::new();
+    for _ in 0..pgbouncer::POOL {
+        let session = support::postgres::connect(&url).await;
+        session.batch_execute("BEGIN").await.expect("begins");
+        sessions.push(session);
+    }
+    let locks: i64 = database
+        .one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
+        .await;
+    assert_eq!(locks, 0, "a lock of ours is left to others");
+    for session in &sessions {
+        let left = session.simple_query(settings).await.expect("asks");
+        let left = left.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        assert_eq!(left, None, "a setting of ours is left to others");
+        let listening = session.simple_query("SELECT FROM pg_listening_channels()").await.expect("asks");
+        assert!(!listening.iter().any(|message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(_))), "it listens");
+    }
+    drop(sessions);
+
+    let (code, out, _) = daemon.run(&["check"]).await;
+    let finding = out.lines().skip_while(|line| !line.contains("PgBouncer")).take(2).collect::<Vec<_>>();
+    assert!(code == 1 && finding.len() == 2 && finding[0].contains("transaction") && finding[1].contains("→"), "{code} {out}");
+
+    pooler.restart("session");
+    daemon.ready().await;
+    insert(&database, 1, 20).await;
+    receiver.wait_for(1).await;
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
 }

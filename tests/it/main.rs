@@ -9,6 +9,7 @@ mod support;
 
 mod alerts;
 mod answers;
+mod clock;
 mod commands;
 mod configuration;
 mod crash;

@@ -1,5 +1,6 @@
 //! The real daemon, as a process of its own.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub struct Daemon {
     pub binary: PathBuf,
     pub file: PathBuf,
     child: Option<Child>,
+    environment: Vec<(String, OsString)>,
     log: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -23,7 +25,7 @@ impl Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("items-listen-{}-{number}.toml", std::process::id()));
-        let daemon = Daemon { binary: binary.into(), file, child: None, log: Arc::default() };
+        let daemon = Daemon { binary: binary.into(), file, child: None, environment: Vec::new(), log: Arc::default() };
         daemon.configure(config);
         daemon
     }
@@ -34,7 +36,12 @@ impl Daemon {
         std::fs::write(&self.file, format!("{config}{http}")).expect("the configuration is written");
     }
 
-    /// The program with this configuration, and an environment that says nothing else.
+    /// Gives it another environment variable, from the next start on.
+    pub fn env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// The program with this configuration, and an environment that says nothing else but what a test wants.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars() {
@@ -45,6 +52,7 @@ impl Daemon {
                 command.env_remove(name);
             }
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg("--config").arg(&self.file).args(arguments).stdin(Stdio::null());
         command
     }
@@ -113,6 +121,11 @@ impl Daemon {
     /// What it logged so far.
     pub fn log(&self) -> Vec<Value> {
         self.log.lock().expect("no panic").clone()
+    }
+
+    /// How many lines of its log contain this.
+    pub fn lines(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.to_string().contains(text)).count()
     }
 
     /// Waits for a log line that contains this.

@@ -53,7 +53,7 @@ fn bin() -> PathBuf {
 }
 
 /// initdb and postgres refuse to run as root: then they run as somebody else.
-fn unprivileged() -> Option<(u32, u32)> {
+pub(super) fn unprivileged() -> Option<(u32, u32)> {
     let id = |what: &str| {
         Command::new("id").arg(what).output().ok().and_then(|out| String::from_utf8(out.stdout).ok()?.trim().parse().ok())
     };
@@ -69,7 +69,7 @@ fn unprivileged() -> Option<(u32, u32)> {
     Some(of("postgres").or_else(|| of("nobody")).expect("as root, a user postgres or nobody is needed to run PostgreSQL as"))
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
@@ -253,7 +253,7 @@ impl Drop for Server {
 }
 
 /// Reads the server's process id from us; when we are gone, ends the server and removes its files.
-fn reaper(directory: &Path) -> Child {
+pub(super) fn reaper(directory: &Path) -> Child {
     let script = r#"trap '' INT TERM HUP
         while read -r line; do pid=$line; done
         if [ -n "$pid" ]; then kill -QUIT "$pid" 2>/dev/null; for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done; fi
