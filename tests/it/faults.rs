@@ -29,11 +29,34 @@ async fn not_ready(daemon: &Daemon) {
     support::eventually("not ready", async || daemon.get("/readyz").await.filter(|(status, _)| *status == 503)).await;
 }
 
-/// What the daemon said when it had no session, in its order.
-fn named(daemon: &Daemon) -> Vec<String> {
-    let lines =
-        daemon.log().into_iter().filter(|line| line["msg"].as_str().is_some_and(|msg| msg.starts_with("no database session")));
-    lines.map(|line| line["error"].as_str().unwrap_or_default().to_owned()).collect()
+/// What the daemon said when it had no session, per outage: from one "ready" to the next.
+fn named(daemon: &Daemon) -> Vec<Vec<String>> {
+    let mut outages = vec![Vec::new()];
+    for line in daemon.log() {
+        let message = line["msg"].as_str().unwrap_or_default();
+        if message == "ready" {
+            outages.push(Vec::new());
+        } else if message.starts_with("no database session") {
+            outages.last_mut().expect("one").push(line["error"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    outages
+}
+
+/// Each state of an outage is named once, however often it was tried; and no outage is called over before it is.
+fn assert_named_once(daemon: &Daemon) {
+    let named = named(daemon);
+    for outage in &named {
+        let different: std::collections::HashSet<&String> = outage.iter().collect();
+        assert_eq!(different.len(), outage.len(), "named again: {named:?}");
+    }
+    let ended = named.len() - 1;
+    assert!(daemon.lines("the database is back") <= ended, "it is back when it works: {named:?}");
+}
+
+/// How many outages were named with this.
+fn outages(daemon: &Daemon, text: &str) -> usize {
+    named(daemon).iter().filter(|outage| outage.iter().any(|error| error.contains(text))).count()
 }
 
 /// Why a watch is degraded, as `status --json` has it.
@@ -83,9 +106,8 @@ async fn half_open(mode: Mode) {
     receiver.wait_for(4).await;
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
-    let named = named(&daemon);
-    assert!(named[0].contains("silent"), "{named:?}");
-    assert!(named.len() <= 2 && named.first() != named.get(1), "{named:?}");
+    assert_eq!(outages(&daemon, "silent"), 1, "{:?}", named(&daemon));
+    assert_named_once(&daemon);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,8 +204,8 @@ async fn connections_that_are_reset_in_the_middle_of_anything_lose_nothing() {
     .await;
     // A request whose settlement was cut off is not sent again: its answer is still in memory.
     all_arrived_once(&database, &receiver).await;
-    let named = named(&daemon);
-    assert!(!named.is_empty() && named.windows(2).all(|two| two[0] != two[1]), "{named:?}");
+    assert!(outages(&daemon, "") >= 10, "{:?}", named(&daemon));
+    assert_named_once(&daemon);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,24 +214,19 @@ async fn a_database_that_is_away_is_named_once_and_again_when_it_is_away_again()
     let proxy = Proxy::start(database.port).await;
     let mut daemon = daemon(&through(&proxy, &database, &config(&database, &receiver, ORDERS)));
     daemon.start().await;
-    let mut before = 0;
     for round in 1..=2 {
         proxy.mode(Mode::Refuse);
         let opened = proxy.opened();
         proxy.cut();
         support::eventually("it has tried six times", async || (proxy.opened() >= opened + 6).then_some(())).await;
         not_ready(&daemon).await;
-        // That the connection was lost, and in which ways there is no other: each once, however often it was tried.
-        let mut news = named(&daemon).split_off(before);
-        before += news.len();
-        let said = format!("{news:?}");
-        news.sort();
-        assert!(!news.is_empty() && news.windows(2).all(|two| two[0] != two[1]), "{said}");
-        insert(&database, round, 20).await;
+        assert_eq!(outages(&daemon, ""), round, "{:?}", named(&daemon));
+        insert(&database, i32::try_from(round).expect("few"), 20).await;
         proxy.pass();
-        receiver.wait_for(round as usize).await;
+        receiver.wait_for(round).await;
         daemon.ready().await;
     }
+    assert_named_once(&daemon);
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
 }
@@ -252,9 +269,8 @@ async fn too_many_connections_are_waited_out() {
     daemon.ready().await;
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
-    let named = named(&daemon);
-    assert!(named.iter().any(|error| error.contains("too many connections")), "{named:?}");
-    assert!(named.windows(2).all(|two| two[0] != two[1]), "{named:?}");
+    assert!(outages(&daemon, "too many connections") > 0, "{:?}", named(&daemon));
+    assert_named_once(&daemon);
     assert_eq!(daemon.lines("watch degraded"), 0, "it is not the watch's fault");
     assert_eq!(error_of(&daemon, "orders").await, None);
     drop(daemon);
@@ -399,8 +415,8 @@ async fn a_full_disk_is_waited_out() {
     database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 400) t, generate_series(1, 20)").await;
     support::eventually("it has tried four times", async || (log() >= before + 4).then_some(())).await;
     not_ready(&daemon).await;
-    let named = named(&daemon);
-    assert!(named.iter().filter(|error| error.contains("53100")).count() == 1, "{named:?}");
+    assert_eq!(outages(&daemon, "53100"), 1, "{:?}", named(&daemon));
+    assert_named_once(&daemon);
     disk.make_room(&database).await;
     receiver.wait_for(401).await;
     daemon.ready().await;
@@ -441,11 +457,10 @@ async fn a_transaction_that_fails_for_reasons_of_the_databases_is_done_again() {
         daemon.ready().await;
         let tried: i64 = database.one("SELECT last_value FROM public.failed").await;
         assert!(tried > 3, "{sqlstate}: {tried}");
-        let named = named(&daemon);
         let times = states[..=tenant].iter().filter(|state| **state == sqlstate).count();
-        let found = named.iter().filter(|error| error.contains(sqlstate)).count();
-        assert_eq!(found, times, "{sqlstate} is named once per outage: {named:?}");
+        assert_eq!(outages(&daemon, sqlstate), times, "{sqlstate} is named: {:?}", named(&daemon));
     }
+    assert_named_once(&daemon);
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
 }
@@ -491,8 +506,8 @@ async fn somebody_who_locks_our_tables_is_waited_out_and_fails_no_writer() {
             (shared().logged(&database.name, "due to lock timeout") >= 3).then_some(())
         })
         .await;
-        let named = named(&daemon);
-        assert_eq!(named.iter().filter(|error| error.contains("55P03")).count(), 1, "{named:?}");
+        assert_eq!(outages(&daemon, "55P03"), 1, "{:?}", named(&daemon));
+        assert_named_once(&daemon);
         other.batch_execute("COMMIT").await.expect("ends");
         receiver.wait_for(3).await;
         daemon.ready().await;
