@@ -667,3 +667,24 @@ async fn a_pooler_that_shares_sessions_is_named_and_nothing_of_ours_is_left_in_t
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_degraded_watch_is_not_named_again_by_every_new_session() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let proxy = Proxy::start(database.port).await;
+    let config = config(&database, &receiver, &format!("{ORDERS}{}", parcels()));
+    let mut daemon = daemon(&through(&proxy, &database, &config));
+    daemon.start().await;
+    for round in 1..=3 {
+        proxy.cut();
+        insert(&database, i32::try_from(round).expect("few"), 20).await;
+        receiver.wait_for(round).await;
+        daemon.ready().await;
+    }
+    assert_eq!(daemon.lines("watch degraded"), 1, "{:?}", daemon.log());
+    database.sql(PARCELS_TABLE).await;
+    database.sql(TWENTY_PARCELS).await;
+    receiver.wait_for(4).await;
+    support::eventually("nothing is degraded", async || (daemon.run(&["status"]).await.0 == 0).then_some(())).await;
+    assert_eq!(daemon.lines("no longer degraded"), 1, "{:?}", daemon.log());
+}
