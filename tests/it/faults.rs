@@ -158,6 +158,7 @@ async fn a_connection_may_fall_silent_at_any_step_of_a_start() {
         insert(&database, i32::try_from(tenant).expect("few"), 20).await;
         receiver.wait(&format!("silent after {answers} answers"), |events| events.len() > tenant).await;
         daemon.ready().await;
+        assert_eq!(daemon.lines("PgBouncer"), 0, "silence is no pooler: {:?}", named(&daemon));
     }
     exact(&database, "orders", TRUE_ORDERS).await;
     all_arrived_once(&database, &receiver).await;
