@@ -29,8 +29,8 @@ impl Clock {
     fn of(daemon: &mut Daemon) -> Clock {
         let clock = Clock { file: daemon.file.with_extension("clock") };
         clock.is_off("+0");
-        daemon.env("LD_PRELOAD", library());
-        daemon.env("FAKETIME_TIMESTAMP_FILE", &clock.file);
+        daemon.env("LD_PRELOAD", &library().display().to_string());
+        daemon.env("FAKETIME_TIMESTAMP_FILE", &clock.file.display().to_string());
         daemon.env("FAKETIME_NO_CACHE", "1");
         // As on a real host: only the wall clock jumps.
         daemon.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");

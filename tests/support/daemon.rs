@@ -1,6 +1,5 @@
 //! The real daemon, as a process of its own.
 
-use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -14,8 +13,9 @@ use serde_json::Value;
 pub struct Daemon {
     pub binary: PathBuf,
     pub file: PathBuf,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
     child: Option<Child>,
-    environment: Vec<(String, OsString)>,
     log: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -25,7 +25,7 @@ impl Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("items-listen-{}-{number}.toml", std::process::id()));
-        let daemon = Daemon { binary: binary.into(), file, child: None, environment: Vec::new(), log: Arc::default() };
+        let daemon = Daemon { binary: binary.into(), file, environment: Vec::new(), child: None, log: Arc::default() };
         daemon.configure(config);
         daemon
     }
@@ -37,8 +37,8 @@ impl Daemon {
     }
 
     /// Gives it another environment variable, from the next start on.
-    pub fn env(&mut self, name: &str, value: impl Into<OsString>) {
-        self.environment.push((name.to_owned(), value.into()));
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// The program with this configuration, and an environment that says nothing else but what a test wants.
@@ -52,8 +52,8 @@ impl Daemon {
                 command.env_remove(name);
             }
         }
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg("--config").arg(&self.file).args(arguments).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
