@@ -12,7 +12,8 @@ demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forev
 
 test: ## All tests, on a PostgreSQL that they start themselves
 	@scripts/tools cargo cc
-	@bin=$$(scripts/postgres) && PG_BINDIR=$$bin cargo test --locked
+	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) \
+		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime cargo test --locked
 
 e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo
 	@scripts/tools cargo cc node npm

@@ -65,7 +65,7 @@ async fn a_million_rows_in_one_statement_and_many_transactions_with_the_daemon_k
 }
 
 /// What the deliveries say, in the order of first arrival per key: it must be exactly the history of transitions.
-fn check_history(events: &[Event]) {
+pub fn check_history(events: &[Event]) {
     let mut seen: HashMap<String, Vec<(i64, String)>> = HashMap::new();
     let mut bodies: HashMap<String, String> = HashMap::new();
     for event in events {

@@ -8,10 +8,13 @@
 mod support;
 
 mod alerts;
+mod answers;
+mod clock;
 mod commands;
 mod configuration;
 mod crash;
 mod doorbell;
+mod faults;
 mod folding;
 mod letters;
 mod notify;

@@ -36,7 +36,12 @@ impl Daemon {
         std::fs::write(&self.file, format!("{config}{http}")).expect("the configuration is written");
     }
 
-    /// The program with this configuration, and an environment that says nothing else.
+    /// Gives it another environment variable, from the next start on.
+    pub fn env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The program with this configuration, and an environment that says nothing else but what a test wants.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars() {
@@ -116,6 +121,11 @@ impl Daemon {
     /// What it logged so far.
     pub fn log(&self) -> Vec<Value> {
         self.log.lock().expect("no panic").clone()
+    }
+
+    /// How many lines of its log contain this.
+    pub fn lines(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.to_string().contains(text)).count()
     }
 
     /// Waits for a log line that contains this.

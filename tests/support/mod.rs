@@ -2,6 +2,7 @@
 //! the real binary as a process.
 
 pub mod daemon;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod proxy;
 pub mod receiver;

@@ -21,6 +21,8 @@ pub struct Server {
     pub directory: PathBuf,
     bin: PathBuf,
     user: Option<(u32, u32)>,
+    /// Its size in megabytes.
+    small_disk: Option<u32>,
     reaper: Child,
 }
 
@@ -51,7 +53,7 @@ fn bin() -> PathBuf {
 }
 
 /// initdb and postgres refuse to run as root: then they run as somebody else.
-fn unprivileged() -> Option<(u32, u32)> {
+pub(super) fn unprivileged() -> Option<(u32, u32)> {
     let id = |what: &str| {
         Command::new("id").arg(what).output().ok().and_then(|out| String::from_utf8(out.stdout).ok()?.trim().parse().ok())
     };
@@ -67,13 +69,51 @@ fn unprivileged() -> Option<(u32, u32)> {
     Some(of("postgres").or_else(|| of("nobody")).expect("as root, a user postgres or nobody is needed to run PostgreSQL as"))
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 impl Server {
     /// Starts a server with further settings.
     pub fn start(settings: &[&str]) -> Server {
+        let mut server = Server::prepare();
+        server.initialise(settings);
+        server.boot();
+        server
+    }
+
+    /// Starts one that has a small disk of its own, `small` in its directory, which is gone when the server is; `None`
+    /// where this process may not mount anything.
+    pub fn with_small_disk(megabytes: u32) -> Option<Server> {
+        let mut server = Server::prepare();
+        std::fs::create_dir(server.directory.join("small")).expect("a directory for the disk");
+        server.small_disk = Some(megabytes);
+        if server.user.is_none() || !server.on_its_disk(Command::new("true")).status().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        server.initialise(&[]);
+        server.boot();
+        Some(server)
+    }
+
+    /// Starts a hot standby of this server.
+    pub fn standby(&self) -> Server {
+        let mut standby = Server::prepare();
+        let port = self.port.to_string();
+        standby.run(
+            "pg_basebackup",
+            &["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-D", "data", "-R", "-c", "fast", "--no-sync"],
+        );
+        standby.boot();
+        standby
+    }
+
+    /// Makes the standby a primary.
+    pub fn promote(&self) {
+        self.run("pg_ctl", &["-D", "data", "-w", "promote"]);
+    }
+
+    fn prepare() -> Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let (bin, user) = (bin(), unprivileged());
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -84,8 +124,11 @@ impl Server {
             chown(&directory, Some(uid), Some(gid)).expect("the directory changes hands");
         }
         let reaper = reaper(&directory);
-        let mut server = Server { port: 0, directory, bin, user, reaper };
-        server.run("initdb", &["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        Server { port: 0, directory, bin, user, small_disk: None, reaper }
+    }
+
+    fn initialise(&self, settings: &[&str]) {
+        self.run("initdb", &["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
         let mut lines = String::from(
             "listen_addresses = '127.0.0.1'\nmax_connections = 200\nfsync = off\nautovacuum_naptime = 5s\n\
              log_min_messages = warning\nlog_line_prefix = '%m [%p] %d '\nshared_buffers = 128MB\n",
@@ -93,11 +136,9 @@ impl Server {
         settings.iter().for_each(|setting| lines.push_str(&format!("{setting}\n")));
         std::fs::OpenOptions::new()
             .append(true)
-            .open(server.directory.join("data/postgresql.conf"))
+            .open(self.directory.join("data/postgresql.conf"))
             .and_then(|mut file| file.write_all(lines.as_bytes()))
             .expect("postgresql.conf is written");
-        server.boot();
-        server
     }
 
     /// Starts the stopped server, on the port that it had.
@@ -107,8 +148,9 @@ impl Server {
                 self.port = free_port();
             }
             let options = format!("-p {} -c unix_socket_directories={}", self.port, self.directory.display());
-            let started =
-                self.command("pg_ctl", &["-D", "data", "-w", "-t", "60", "-l", "log", "-o", &options, "start"]).status();
+            let command = self.command("pg_ctl", &["-D", "data", "-w", "-t", "60", "-l", "log", "-o", &options, "start"]);
+            let mut command = if self.small_disk.is_some() { self.on_its_disk(command) } else { command };
+            let started = command.status();
             if started.is_ok_and(|status| status.success()) {
                 let pid = std::fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap_or_default();
                 let line = format!("{}\n", pid.lines().next().unwrap_or_default());
@@ -137,6 +179,35 @@ impl Server {
             command.gid(gid).uid(uid);
         }
         command
+    }
+
+    /// The command in a mount namespace that has the small disk: nobody else sees it, and nothing is left of it.
+    fn on_its_disk(&self, command: Command) -> Command {
+        let script = r#"mount -t tmpfs -o "size=$1m,mode=0700,uid=$3,gid=$4" tmpfs "$2" && user=$3 group=$4 && shift 4 &&
+            exec setpriv --reuid="$user" --regid="$group" --clear-groups "$@""#;
+        let (user, group) = self.user.unwrap_or_default();
+        let mut wrapped = Command::new("unshare");
+        wrapped
+            .args(["-m", "--propagation", "private", "sh", "-c", script, "sh"])
+            .arg(self.small_disk.unwrap_or_default().to_string())
+            .arg(self.directory.join("small"))
+            .args([user.to_string(), group.to_string()])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .env("LC_ALL", "C");
+        for (name, _) in command.get_envs().filter(|(_, value)| value.is_none()) {
+            wrapped.env_remove(name);
+        }
+        wrapped
+    }
+
+    /// How often something stands in the server's log about a database: proof that it was tried again.
+    pub fn logged(&self, database: &str, text: &str) -> usize {
+        let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(&format!("] {database} ")) && line.contains(text)).count()
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
@@ -182,7 +253,7 @@ impl Drop for Server {
 }
 
 /// Reads the server's process id from us; when we are gone, ends the server and removes its files.
-fn reaper(directory: &Path) -> Child {
+pub(super) fn reaper(directory: &Path) -> Child {
     let script = r#"trap '' INT TERM HUP
         while read -r line; do pid=$line; done
         if [ -n "$pid" ]; then kill -QUIT "$pid" 2>/dev/null; for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done; fi

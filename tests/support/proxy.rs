@@ -34,13 +34,15 @@ struct State {
     cut_below: usize,
     /// Connections with a smaller number are silent for ever.
     stranded_below: usize,
+    /// After so many answers more, all that stand are.
+    strand_after: Option<usize>,
 }
 
 /// The proxy. It ends, with its connections, when this is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     pub port: u16,
-    state: watch::Sender<State>,
+    state: Arc<watch::Sender<State>>,
     opened: Arc<AtomicUsize>,
     cut: Arc<AtomicUsize>,
     accepting: tokio::task::JoinHandle<()>,
@@ -51,9 +53,10 @@ impl Proxy {
     pub async fn start(target: u16) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let (state, watching) = watch::channel(State { mode: Mode::Pass, target, cut_below: 0, stranded_below: 0 });
+        let state = State { mode: Mode::Pass, target, cut_below: 0, stranded_below: 0, strand_after: None };
+        let state = Arc::new(watch::Sender::new(state));
         let (opened, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let accepting = tokio::spawn(accept(listener, watching, Arc::clone(&opened), Arc::clone(&cut)));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&state), Arc::clone(&opened), Arc::clone(&cut)));
         Proxy { port, state, opened, cut, accepting }
     }
 
@@ -80,6 +83,16 @@ impl Proxy {
         });
     }
 
+    /// … but only after so many more answers of the server: the fault falls into a certain step of a conversation.
+    pub fn strand_after(&self, answers: usize) {
+        self.state.send_modify(|state| state.strand_after = Some(answers));
+    }
+
+    /// How many connections are silent for ever, or were when they ended.
+    pub fn stranded(&self) -> usize {
+        self.state.borrow().stranded_below
+    }
+
     /// New connections go to another port.
     pub fn retarget(&self, target: u16) {
         self.state.send_modify(|state| state.target = target);
@@ -102,12 +115,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, state: watch::Receiver<State>, opened: Arc<AtomicUsize>, cut: Arc<AtomicUsize>) {
+async fn accept(listener: TcpListener, state: Arc<watch::Sender<State>>, opened: Arc<AtomicUsize>, cut: Arc<AtomicUsize>) {
     // Its connections end with it.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let number = opened.fetch_add(1, Ordering::SeqCst);
-        let (link, cut) = (Link { number, state: state.clone() }, Arc::clone(&cut));
+        let link = Link { number, state: state.subscribe(), switch: Arc::clone(&state) };
+        let cut = Arc::clone(&cut);
         connections.spawn(async move {
             if connect(client, link).await {
                 cut.fetch_add(1, Ordering::SeqCst);
@@ -165,6 +179,7 @@ enum Direction {
 struct Link {
     number: usize,
     state: watch::Receiver<State>,
+    switch: Arc<watch::Sender<State>>,
 }
 
 impl Link {
@@ -197,6 +212,22 @@ impl Link {
         }
     }
 
+    /// An answer is about to go through; it may be the one that does not.
+    fn answers(&self) {
+        self.switch.send_if_modified(|state| match state.strand_after {
+            Some(0) => {
+                state.strand_after = None;
+                state.stranded_below = state.stranded_below.max(self.number + 1);
+                true
+            }
+            Some(left) => {
+                state.strand_after = Some(left - 1);
+                false
+            }
+            None => false,
+        });
+    }
+
     /// Waits for a state; for ever, where the proxy is gone.
     async fn until(&mut self, condition: impl Fn(&Link) -> bool) {
         loop {
@@ -225,6 +256,9 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut link: Link, dir
         let delay = link.delay();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
+        }
+        if read > 0 && direction == Direction::Answering {
+            link.answers();
         }
         // It may have been switched meanwhile.
         link.until(|link| link.passes(direction)).await;
