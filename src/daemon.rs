@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::chaos::point;
 use crate::config::{Config, Database};
-use crate::db::pool;
+use crate::db::pool::Pool;
 use crate::db::schema::Schema;
 use crate::db::session::Connector;
 use crate::dispatch::{Context, Dispatch};
@@ -47,7 +47,7 @@ pub struct Daemon {
     /// Where our tables are.
     pub schema: Schema,
     /// Ordinary sessions.
-    pub pool: deadpool_postgres::Pool,
+    pub pool: Pool,
     /// This process.
     pub instance: Uuid,
     /// The endpoints' tasks.
@@ -68,7 +68,7 @@ pub async fn run(config: Config, http: Option<TcpListener>, stop: CancellationTo
     let database = config.require_database()?.clone();
     let connector = Connector::new(&database.url, &database.schema)?;
     let schema = Schema::new(&database.schema);
-    let pool = pool::pool(&connector, database.pool_size)?;
+    let pool = Pool::new(&connector, database.pool_size)?;
     let instance = Uuid::now_v7();
     let context = Context { pool: pool.clone(), schema: schema.clone(), instance };
     let (dispatch, running) = Dispatch::start(&config.endpoints, &context)?;
@@ -110,6 +110,8 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
             Err(error @ (Error::SchemaTooNew { .. } | Error::Config(_))) => return Err(error),
             Err(error) => error,
         };
+        // If one connection was silent, so may the others be.
+        daemon.pool.renew();
         // A session that once listened resets the back-off, however it ended.
         attempts = if daemon.health.connections() > connected { 1 } else { attempts + 1 };
         let message = error.to_string();

@@ -5,6 +5,7 @@ pub mod migrate;
 pub mod pool;
 pub mod schema;
 pub mod session;
+pub mod socket;
 
 /// Quotes an identifier for SQL.
 pub fn quote(identifier: &str) -> String {

@@ -21,11 +21,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::config::Endpoint;
+use crate::db::pool::Pool;
 use crate::db::schema::Schema;
 use crate::error::Error;
 use crate::outbox::{Floor, Parcel};

@@ -45,6 +45,18 @@ impl Error {
         matches!(self, Error::Busy(_))
     }
 
+    /// Whether the connection is lost, or the server ends it, as opposed to an answer.
+    pub fn is_lost(&self) -> bool {
+        self.exit_code() == 69 || self.sqlstate().is_some_and(|state| state.starts_with("08") || state.starts_with("57P"))
+    }
+
+    /// Whether it says nothing about a table or an expression: the connection is lost, or the server has no room, no
+    /// disk, is read-only, or is broken (SQLSTATE classes 53, 58 and XX; 25006).
+    pub fn is_about_the_server(&self) -> bool {
+        let about = |state: &str| ["53", "58", "XX", "25006"].iter().any(|class| state.starts_with(class));
+        self.is_lost() || self.sqlstate().is_some_and(about)
+    }
+
     /// The SQLSTATE, if the database gave one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {

@@ -34,11 +34,7 @@ async fn ready(State(daemon): State<Daemon>) -> impl IntoResponse {
 }
 
 async fn status(State(daemon): State<Daemon>) -> impl IntoResponse {
-    let read = async {
-        let client = crate::db::pool::get(&daemon.pool).await?;
-        crate::status::read(&client, &daemon.schema).await
-    };
-    match read.await {
+    match daemon.pool.run(async |client| crate::status::read(client, &daemon.schema).await).await {
         Ok(status) => (StatusCode::OK, Json(serde_json::to_value(status).unwrap_or_default())),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": error.to_string() }))),
     }

@@ -14,8 +14,8 @@ use tracing_subscriber::registry::LookupSpan;
 /// Begins logging. `$ITEMS_LISTEN_LOG` (or `$RUST_LOG`) filters, as `info` or `items_listen=debug`.
 pub fn init() {
     let filter = ["ITEMS_LISTEN_LOG", "RUST_LOG"].into_iter().find_map(|name| EnvFilter::try_from_env(name).ok());
-    // refinery logs at info what we say in our own words.
-    let filter = filter.unwrap_or_else(|| EnvFilter::new("info,refinery_core=warn"));
+    // What refinery and the pool log we say in our own words.
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("info,refinery_core=warn,deadpool_postgres=error"));
     let terminal = std::io::stderr().is_terminal();
     // A second call, as in tests, changes nothing.
     let _already = tracing_subscriber::fmt()

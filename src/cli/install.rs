@@ -11,7 +11,7 @@ const ROUNDS: u32 = 20;
 
 /// Puts everything in place, or prints how.
 pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publication: bool) -> Result<u8, Error> {
-    let (mut client, _, schema) = super::connect(config, Purpose::Install).await?;
+    let (mut client, connector, schema) = super::connect(config, Purpose::Install).await?;
     migrate::check_version(&client, &schema).await?;
     install::check_publications(&client, &schema, allow_publication).await?;
     if print {
@@ -19,7 +19,7 @@ pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publ
         return Ok(0);
     }
     let lock = InstallLock::take(&client, &schema).await?;
-    migrate::run(&mut client, &schema).await?;
+    migrate::run(&mut connector.session(Purpose::Migrate).await?, &schema).await?;
     if allow_publication {
         client.batch_execute(&schema.sql("UPDATE items_listen.cluster SET allow_publication = true")).await?;
     }

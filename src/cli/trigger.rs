@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{TriggerArgs, echo, plain, print};
 use crate::config::{Config, Endpoint, Install, Target};
 use crate::db::migrate::{self, InstallLock};
-use crate::db::pool;
+use crate::db::pool::Pool;
 use crate::db::session::Purpose;
 use crate::dispatch::gate::PROBE_EVERY;
 use crate::dispatch::send::{Load, Sender};
@@ -208,7 +208,7 @@ async fn through_outbox(
         lock.release(&client).await;
     }
     let began: jiff::Timestamp = client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
-    let pool = pool::pool(&connector, 2)?;
+    let pool = Pool::new(&connector, 2)?;
     let instance = Uuid::now_v7();
     let (dispatch, running) = Dispatch::start(&config.endpoints, &Context { pool, schema: schema.clone(), instance })?;
     // A manual trigger leaves the watch's own count and state alone: it needs no installed watch.

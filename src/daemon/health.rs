@@ -1,5 +1,6 @@
 //! What is known of the daemon's own health: `/readyz`, and the counters that explain it.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -12,7 +13,10 @@ use crate::dispatch::lock;
 pub struct Health {
     ready: AtomicBool,
     reason: Mutex<String>,
-    fault: Mutex<Option<String>>,
+    /// The faults of the outage that lasts, as far as they were named.
+    faults: Mutex<HashSet<String>>,
+    /// The watches that cannot be served, whatever session found that out.
+    degraded: Mutex<HashSet<String>>,
     connections: AtomicU64,
     skipped: AtomicU64,
     changed: Notify,
@@ -47,23 +51,38 @@ impl Health {
         self.ready.store(false, Ordering::Release);
     }
 
-    /// A session listens. Gives whether that is news: there was a fault before.
-    pub fn connected(&self) -> bool {
+    /// A session listens.
+    pub fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        lock(&self.fault).take().is_some()
     }
 
-    /// There is no session, and this is why. Gives whether it is another fault than before.
+    /// There is no session, and this is why. Gives whether this outage has not been said to have that reason yet: one
+    /// fault may show itself in two ways in turn.
     pub fn fault(&self, what: &str) -> bool {
-        let mut fault = lock(&self.fault);
-        let news = fault.as_deref() != Some(what);
-        *fault = Some(what.to_owned());
-        news
+        lock(&self.faults).insert(what.to_owned())
+    }
+
+    /// Everything works. Gives whether that ends an outage.
+    pub fn mended(&self) -> bool {
+        let mut faults = lock(&self.faults);
+        let outage = !faults.is_empty();
+        faults.clear();
+        outage
     }
 
     /// How many sessions have listened so far.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A watch cannot be served. Gives whether that is news.
+    pub fn degraded(&self, watch: &str) -> bool {
+        lock(&self.degraded).insert(watch.to_owned())
+    }
+
+    /// A watch can be served. Gives whether that is news: it could not.
+    pub fn served(&self, watch: &str) -> bool {
+        lock(&self.degraded).remove(watch)
     }
 
     /// A payload was neither a number nor an object with one.

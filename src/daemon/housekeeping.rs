@@ -4,7 +4,6 @@
 use tokio::task::JoinSet;
 
 use super::{Daemon, instance};
-use crate::db::pool;
 use crate::error::Error;
 use crate::{outbox, retention};
 
@@ -31,7 +30,7 @@ impl House {
 }
 
 async fn keep(daemon: &Daemon) -> Result<(), Error> {
-    let client = pool::get(&daemon.pool).await?;
+    let client = daemon.pool.get().await?;
     let schema = &daemon.schema;
     instance::bury(&client, schema).await?;
     for endpoint in &daemon.config.endpoints {

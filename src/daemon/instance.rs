@@ -125,11 +125,15 @@ pub async fn bury(client: &Client, schema: &Schema) -> Result<(), Error> {
 /// # Errors
 /// The database cannot be reached: its leases end by themselves.
 pub async fn leave(daemon: &Daemon) -> Result<(), Error> {
-    let client = crate::db::pool::get(&daemon.pool).await?;
-    outbox::free(&client, &daemon.schema, daemon.instance).await?;
-    let delete = daemon.schema.sql("DELETE FROM items_listen.instance WHERE id = $1");
-    client.execute(delete.as_str(), &[&daemon.instance]).await?;
-    Ok(())
+    daemon
+        .pool
+        .run(async |client| {
+            outbox::free(client, &daemon.schema, daemon.instance).await?;
+            let delete = daemon.schema.sql("DELETE FROM items_listen.instance WHERE id = $1");
+            client.execute(delete.as_str(), &[&daemon.instance]).await?;
+            Ok(())
+        })
+        .await
 }
 
 #[cfg(test)]

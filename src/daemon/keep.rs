@@ -97,14 +97,12 @@ impl Keeper {
         let mended: Vec<i32> = self.lacking.iter().filter(|id| !now.contains_key(id)).copied().collect();
         for id in mended {
             self.lacking.remove(&id);
-            self.degraded.remove(&id);
-            tracing::info!(watch = self.name(id), "no longer degraded");
+            self.served(id);
             self.record(id, None).await;
         }
         for (&id, what) in now {
             if self.watches.contains_key(&id) && self.lacking.insert(id) {
-                self.degraded.insert(id);
-                tracing::error!(watch = self.name(id), error = what, "watch degraded; the others go on");
+                self.degrade(id, what);
                 self.record(id, Some(what)).await;
             }
         }
@@ -209,10 +207,24 @@ impl Keeper {
 
     async fn recovered(&mut self, kind: Kind, id: i32) {
         self.pause.remove(&(kind, id));
-        if self.degraded.remove(&id) {
-            tracing::info!(watch = self.name(id), "no longer degraded");
-        }
+        self.served(id);
         self.record(id, None).await;
+    }
+
+    fn degrade(&mut self, id: i32, what: &str) {
+        self.degraded.insert(id);
+        let watch = self.name(id);
+        if self.daemon.health.degraded(&watch) {
+            tracing::error!(watch, error = what, "watch degraded; the others go on");
+        }
+    }
+
+    fn served(&mut self, id: i32) {
+        self.degraded.remove(&id);
+        let watch = self.name(id);
+        if self.daemon.health.served(&watch) {
+            tracing::info!(watch, "no longer degraded");
+        }
     }
 
     async fn failed(&mut self, kind: Kind, id: i32, error: &Error) {
@@ -221,22 +233,24 @@ impl Keeper {
         // A recount that gave way to somebody is no fault of the watch's.
         let gave_way = kind == Kind::Recount && (error.sqlstate() == Some("57014") || error.sqlstate() == Some("55P03"));
         self.pause.insert((kind, id), (Instant::now() + pause, pause));
+        if error.is_about_the_server() {
+            // Whoever holds the session says so; the watch is as well as it was.
+            tracing::debug!(watch = self.name(id), %error, "put off");
+            return;
+        }
         if gave_way {
             tracing::info!(watch = self.name(id), "the recount is put off: {error}");
             return;
         }
-        if self.degraded.insert(id) {
-            tracing::error!(watch = self.name(id), %error, "watch degraded; the others go on");
-        }
-        self.record(id, Some(&error.to_string())).await;
+        let error = error.to_string();
+        self.degrade(id, &error);
+        self.record(id, Some(&error)).await;
     }
 
     async fn record(&self, id: i32, error: Option<&str>) {
         let Some(watch) = self.watches.get(&id) else { return };
-        let recorded = async {
-            let client = crate::db::pool::get(&self.daemon.pool).await?;
-            install::record_error(&client, &self.daemon.schema, watch, error).await
-        };
+        let schema = &self.daemon.schema;
+        let recorded = self.daemon.pool.run(async |client| install::record_error(client, schema, watch, error).await);
         if let Err(error) = recorded.await {
             tracing::debug!(%error, "recording a watch's state");
         }

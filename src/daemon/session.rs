@@ -70,6 +70,7 @@ struct Prepared<'a, B> {
 /// Installs; then LISTENs, opens the folding session, and begins to beat.
 async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Result<(), Error>>>, Error> {
     daemon.connector.require_direct().await?;
+    daemon.connector.require_primary().await?;
     let served = install_all(daemon).await?;
     let client = daemon.connector.session(Purpose::Work).await?;
     instance::enter(&client, daemon).await?;
@@ -94,9 +95,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         Arc::clone(&telling),
         found,
     );
-    if daemon.health.connected() {
-        tracing::info!(database = daemon.connector.describe(), "the database is back");
-    }
+    daemon.health.connected();
     let engine = Engine::open(
         &daemon.connector,
         &daemon.schema,
@@ -248,16 +247,24 @@ impl Pipeline<'_> {
     async fn ready_if_all_is_done(&mut self) -> Result<(), Error> {
         let waiting = self.marked.iter().any(|id| !self.keeper.is_degraded(*id));
         if !waiting && !self.daemon.health.is_ready() {
-            let client = crate::db::pool::get(&self.daemon.pool).await?;
+            let daemon = self.daemon;
             let served: Vec<&Served> = self.engine.served().collect();
-            crate::status::say_watches(&client, &self.daemon.schema, &served).await?;
-            // At once, and not with the next beat: whoever waited for /readyz may ask the database next.
-            let sql = self
-                .daemon
-                .schema
-                .sql("UPDATE items_listen.instance SET ready = true, beat_at = clock_timestamp() WHERE id = $1");
-            client.execute(sql.as_str(), &[&self.daemon.instance]).await?;
-            if self.daemon.health.set_ready() {
+            daemon
+                .pool
+                .run(async |client| {
+                    crate::status::say_watches(client, &daemon.schema, &served).await?;
+                    // At once, and not with the next beat: whoever waited for /readyz may ask the database next.
+                    let sql = daemon
+                        .schema
+                        .sql("UPDATE items_listen.instance SET ready = true, beat_at = clock_timestamp() WHERE id = $1");
+                    client.execute(sql.as_str(), &[&daemon.instance]).await?;
+                    Ok(())
+                })
+                .await?;
+            if daemon.health.mended() {
+                tracing::info!(database = daemon.connector.describe(), "the database is back");
+            }
+            if daemon.health.set_ready() {
                 tracing::info!(watches = served.len(), "ready");
                 let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             }

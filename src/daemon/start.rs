@@ -17,8 +17,8 @@ pub(super) fn daemon_watch(daemon: &Daemon, name: &str) -> Arc<crate::watch::Wat
 }
 
 pub(super) async fn id_of(daemon: &Daemon, name: &str) -> Result<Option<i32>, Error> {
-    let client = crate::db::pool::get(&daemon.pool).await?;
-    Ok(install::find(&client, &daemon.schema, name).await?.map(|(installed, _)| installed.id))
+    let found = daemon.pool.run(async |client| install::find(client, &daemon.schema, name).await).await?;
+    Ok(found.map(|(installed, _)| installed.id))
 }
 
 /// Brings schema and triggers up to date, or looks whether they are.
@@ -28,7 +28,10 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     if auto {
         install::check_publications(&client, &daemon.schema, false).await?;
         let lock = InstallLock::take(&client, &daemon.schema).await?;
-        migrate::run(&mut client, &daemon.schema).await?;
+        if migrate::check_version(&client, &daemon.schema).await? != Some(migrate::newest()) {
+            let mut patient = daemon.connector.session(Purpose::Migrate).await?;
+            migrate::run(&mut patient, &daemon.schema).await?;
+        }
         lock.release(&client).await;
     } else if migrate::check_version(&client, &daemon.schema).await? != Some(migrate::newest()) {
         return Err(Error::Failed(
@@ -39,19 +42,24 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     for watch in daemon.config.watches.iter() {
         let installed = if auto { keep::ensure(daemon, watch).await } else { installed(&mut client, daemon, watch).await };
         let error = installed.as_ref().err().map(ToString::to_string);
-        install::record_error(&client, &daemon.schema, watch, error.as_deref()).await?;
         match installed {
+            // The server, not the watch.
+            Err(error) if error.is_about_the_server() => return Err(error),
             Ok(installed) => {
+                if daemon.health.served(&watch.name) {
+                    tracing::info!(watch = watch.name, "no longer degraded");
+                }
                 let served = Served::new(installed.id, installed.generation, Arc::clone(watch));
                 all.push((watch.name.clone(), Some(served)));
             }
-            // The connection, not the watch.
-            Err(error) if error.exit_code() == 69 => return Err(error),
             Err(error) => {
-                tracing::error!(watch = watch.name, %error, "watch degraded; the others go on");
+                if daemon.health.degraded(&watch.name) {
+                    tracing::error!(watch = watch.name, %error, "watch degraded; the others go on");
+                }
                 all.push((watch.name.clone(), None));
             }
         }
+        install::record_error(&client, &daemon.schema, watch, error.as_deref()).await?;
     }
     if auto {
         let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();

@@ -4,19 +4,19 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{CancelToken, Client, Config, Connection, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::socket::Socket;
 use crate::config::Secret;
 use crate::error::Error;
 
+/// A session that installs or recounts rests no longer than this between two statements.
+const IDLE_INSTALL: Duration = Duration::from_secs(20);
 /// Connecting, TLS and authentication together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// So long a pooler may take to find another server session.
-const POOLER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How a session differs from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,30 @@ pub enum Purpose {
     Work,
     /// Schema and triggers: never waits long for a lock.
     Install,
+    /// Migrations: an index on a large table takes its time.
+    Migrate,
     /// A recount: long statements are its trade.
     Recount,
+}
+
+/// So much longer than its statements may take a session waits for an answer, before it takes the connection for lost.
+const PATIENCE_MARGIN: Duration = Duration::from_secs(3);
+
+impl Purpose {
+    /// How long one statement may take; none: as long as it likes.
+    fn statement_timeout(self) -> Option<Duration> {
+        match self {
+            Purpose::Listen { .. } | Purpose::Work => Some(Duration::from_secs(10)),
+            Purpose::Install => Some(Duration::from_secs(15)),
+            Purpose::Fold => Some(Duration::from_secs(30)),
+            Purpose::Recount | Purpose::Migrate => None,
+        }
+    }
+
+    /// How long an answer may take.
+    pub fn patience(self) -> Option<Duration> {
+        self.statement_timeout().map(|timeout| timeout + PATIENCE_MARGIN)
+    }
 }
 
 /// What the URL says beyond tokio-postgres' own understanding of it.
@@ -158,7 +180,6 @@ impl Connector {
 
     /// `host:port/database`, for messages.
     pub fn describe(&self) -> String {
-        use tokio_postgres::config::Host;
         let host = match self.config.get_hosts().first() {
             Some(Host::Tcp(host)) => host.clone(),
             Some(Host::Unix(path)) => path.display().to_string(),
@@ -169,15 +190,25 @@ impl Connector {
     }
 
     /// Opens a session whose connection the caller drives, as whoever listens must: a connection that
-    /// is merely spawned throws its notifications away.
+    /// is merely spawned throws its notifications away. Its settings are not made yet.
     ///
     /// # Errors
     /// The database cannot be reached, or refuses.
-    pub async fn open(&self) -> Result<(Client, Driver), Error> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone())).await {
+    pub async fn open(&self, purpose: Purpose) -> Result<(Client, Driver), Error> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, open(&self.config, &self.tls, purpose.patience())).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(Error::Unavailable(format!("{} did not answer within {CONNECT_TIMEOUT:?}", self.describe()))),
         }
+    }
+
+    /// Cancels what a session of ours is doing.
+    ///
+    /// # Errors
+    /// The server cannot be reached.
+    pub async fn cancel(&self, token: &CancelToken) -> Result<(), Error> {
+        let socket = Socket::connect(&self.config, 0, Purpose::Work.patience()).await;
+        let tls = tls_for(&self.config, &self.tls, 0);
+        Ok(token.cancel_query_raw(socket, tls).await?)
     }
 
     /// Refuses to work through a pooler that gives each transaction another server session: LISTEN, advisory locks and
@@ -189,13 +220,11 @@ impl Connector {
     /// # Errors
     /// What is in the way and what to do; or the database cannot be reached.
     pub async fn require_direct(&self) -> Result<(), Error> {
-        let (one, two) = (self.bare().await?, self.bare().await?);
+        let (one, two) = (self.bare(Purpose::Work).await?, self.bare(Purpose::Work).await?);
         let first = backend(&one).await?;
         two.batch_execute("BEGIN").await?;
         let other = backend(&two).await?;
-        // A pool of one session has none left for the first of ours.
-        let again = tokio::time::timeout(POOLER_PATIENCE, backend(&one)).await.unwrap_or_else(|_| Ok(other.clone()));
-        let pooled = first == other || again? != first;
+        let pooled = first == other || backend(&one).await? != first;
         two.batch_execute("ROLLBACK").await?;
         if !pooled {
             return Ok(());
@@ -207,9 +236,24 @@ impl Connector {
         )))
     }
 
+    /// Refuses a standby, on which nothing can be written.
+    ///
+    /// # Errors
+    /// It is one, and what to do; or the database cannot be reached.
+    pub async fn require_primary(&self) -> Result<(), Error> {
+        let client = self.bare(Purpose::Work).await?;
+        if client.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
+            return Err(Error::Unavailable(format!(
+                "{} is a standby, on which nothing can be listened to or written; point database.url at the primary",
+                self.describe()
+            )));
+        }
+        Ok(())
+    }
+
     /// A session without any settings.
-    async fn bare(&self) -> Result<Client, Error> {
-        let (client, driver) = self.open().await?;
+    async fn bare(&self, purpose: Purpose) -> Result<Client, Error> {
+        let (client, driver) = self.open(purpose).await?;
         tokio::spawn(async move {
             // Whoever uses the client sees the error there.
             let _ended = driver.await;
@@ -222,20 +266,20 @@ impl Connector {
     /// # Errors
     /// The database cannot be reached, or refuses.
     pub async fn session(&self, purpose: Purpose) -> Result<Client, Error> {
-        let client = self.bare().await?;
+        let client = self.bare(purpose).await?;
         client.batch_execute(&self.settings(purpose)).await?;
         Ok(client)
     }
 
     /// What a session sets itself, whatever role, database or server say: see `concurrency.md`, Sessions.
     pub fn settings(&self, purpose: Purpose) -> String {
-        let (lock, statement, idle_in_transaction) = match purpose {
-            Purpose::Listen { .. } => ("1s", "10s", "5s"),
-            Purpose::Fold => ("5s", "30s", "5s"),
-            Purpose::Work => ("5s", "30s", "5s"),
-            Purpose::Install => ("100ms", "60s", "10s"),
-            Purpose::Recount => ("1s", "0", "10s"),
+        let (lock, idle_in_transaction) = match purpose {
+            Purpose::Listen { .. } => ("1s", "5s"),
+            Purpose::Fold | Purpose::Work => ("5s", "5s"),
+            Purpose::Install => ("100ms", "10s"),
+            Purpose::Recount | Purpose::Migrate => ("1s", "10s"),
         };
+        let statement = purpose.statement_timeout().map_or(0, |timeout| timeout.as_millis());
         let isolation = if purpose == Purpose::Recount { "repeatable read" } else { "read committed" };
         let mut settings = format!(
             "SET default_transaction_isolation = '{isolation}'; SET default_transaction_read_only = off; \
@@ -247,7 +291,9 @@ impl Connector {
         );
         let idle = match purpose {
             Purpose::Listen { beat } => (beat * 3).as_millis(),
-            _ => 0,
+            // They hold locks that others wait for, and rest for moments only: one that is cut off must not keep them.
+            Purpose::Install | Purpose::Migrate | Purpose::Recount => IDLE_INSTALL.as_millis(),
+            Purpose::Fold | Purpose::Work => 0,
         };
         settings.push_str(&format!(" SET idle_session_timeout = {idle}; SET jit = off;"));
         if matches!(purpose, Purpose::Listen { .. } | Purpose::Fold) {
@@ -258,11 +304,68 @@ impl Connector {
     }
 }
 
+/// Connects to the first host that answers and is of the kind that is wanted.
+pub async fn open(
+    config: &Config,
+    tls: &MakeRustlsConnect,
+    patience: Option<Duration>,
+) -> Result<(Client, Driver), tokio_postgres::Error> {
+    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
+    let mut index = 0;
+    loop {
+        let socket = Socket::connect(config, index, patience).await;
+        let connected = match config.connect_raw(socket, tls_for(config, tls, index)).await {
+            Ok((client, driver)) => of_the_kind(config, client, driver).await,
+            Err(error) => Err(Some(error)),
+        };
+        index += 1;
+        match connected {
+            Ok(connected) => return Ok(connected),
+            Err(Some(error)) if index == hosts => return Err(error),
+            // Of the wrong kind: the last one there is is taken all the same, and says itself what it cannot do.
+            Err(None) if index == hosts => {
+                let socket = Socket::connect(config, index - 1, patience).await;
+                return config.connect_raw(socket, tls_for(config, tls, index - 1)).await;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Whether it is what `target_session_attrs` asks for.
+async fn of_the_kind(
+    config: &Config,
+    client: Client,
+    mut driver: Driver,
+) -> Result<(Client, Driver), Option<tokio_postgres::Error>> {
+    let wanted = match config.get_target_session_attrs() {
+        TargetSessionAttrs::ReadWrite => "off",
+        TargetSessionAttrs::ReadOnly => "on",
+        _ => return Ok((client, driver)),
+    };
+    let asked = tokio::select! {
+        asked = client.simple_query("SHOW transaction_read_only") => asked.map_err(Some)?,
+        ended = &mut driver => return Err(ended.err()),
+    };
+    let is = asked.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(wanted)));
+    if is { Ok((client, driver)) } else { Err(None) }
+}
+
+fn tls_for(config: &Config, tls: &MakeRustlsConnect, index: usize) -> <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect {
+    let host = match config.get_hosts().get(index) {
+        Some(Host::Tcp(host)) => host.as_str(),
+        // There is no TLS over a Unix socket.
+        Some(Host::Unix(_)) | None => "",
+    };
+    let Ok(connect) = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls.clone(), host);
+    connect
+}
+
 /// Which server process answers. Without a prepared statement, which a pooler might not keep either.
 async fn backend(client: &Client) -> Result<String, Error> {
     let messages = client.simple_query("SELECT pg_backend_pid()").await?;
     let pid = messages.iter().find_map(|message| match message {
-        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
         _ => None,
     });
     pid.ok_or_else(|| Error::Failed("the server did not say which process it is".to_owned()))

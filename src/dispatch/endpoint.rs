@@ -195,6 +195,7 @@ impl Post {
         let tries = if self.stopping { 10 } else { u32::MAX };
         self.work.spawn(async move {
             let mut matched = Vec::new();
+            let mut named = false;
             for _ in 0..tries {
                 match settle(&context, &endpoint, &settlements, row.as_ref()).await {
                     Ok(ids) => {
@@ -202,7 +203,12 @@ impl Post {
                         break;
                     }
                     Err(error) => {
-                        tracing::debug!(endpoint, %error, "settling waits for the database");
+                        // A connection that is lost is named elsewhere; what only this statement meets, here, and once.
+                        if error.is_lost() {
+                            tracing::debug!(endpoint, %error, "settling waits for the database");
+                        } else if !std::mem::replace(&mut named, true) {
+                            tracing::warn!(endpoint, %error, "deliveries cannot be settled; trying again for as long as it takes");
+                        }
                         tokio::time::sleep(DATABASE_PAUSE).await;
                     }
                 }
@@ -234,13 +240,12 @@ impl Post {
         }
         let floor = lock(&self.held).floor;
         self.work.spawn(async move {
-            let claimed = async {
-                let client = crate::db::pool::get(&context.pool).await?;
+            let claimed = context.pool.run(async |client| {
                 point!("claim.before");
-                let claimed = outbox::claim(&client, &context.schema, &endpoint, context.instance, lease, limit, floor).await;
+                let claimed = outbox::claim(client, &context.schema, &endpoint, context.instance, lease, limit, floor).await;
                 point!("claim.after");
                 claimed
-            };
+            });
             Done::Claimed(claimed.await)
         });
     }
@@ -566,14 +571,25 @@ fn describe(answer: &Answer) -> (Option<i32>, Option<String>) {
 }
 
 async fn settle(context: &Context, endpoint: &str, settlements: &[Settlement], row: Option<&Row>) -> Result<Vec<i64>, Error> {
-    let client = crate::db::pool::get(&context.pool).await?;
     let mut matched = Vec::new();
     if !settlements.is_empty() {
-        point!("settle.before");
-        matched = outbox::settle(&client, &context.schema, settlements).await?;
-        point!("settle.after");
+        matched = context
+            .pool
+            .run(async |client| {
+                point!("settle.before");
+                let matched = outbox::settle(client, &context.schema, settlements).await;
+                point!("settle.after");
+                matched
+            })
+            .await?;
     }
-    let Some(row) = row else { return Ok(matched) };
+    if let Some(row) = row {
+        context.pool.run(async |client| store_row(client, context, endpoint, row).await).await?;
+    }
+    Ok(matched)
+}
+
+async fn store_row(client: &tokio_postgres::Client, context: &Context, endpoint: &str, row: &Row) -> Result<(), Error> {
     let sql = context.schema.sql(
         "INSERT INTO items_listen.endpoint AS e (name, state, reason, until, last_success_at, last_error)
          VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), CASE WHEN $5 THEN clock_timestamp() END, $6)
@@ -584,7 +600,7 @@ async fn settle(context: &Context, endpoint: &str, settlements: &[Settlement], r
     let until = row.until.map(|until| until.as_secs_f64());
     client.execute(sql.as_str(), &[&endpoint, &row.state, &row.reason, &until, &row.succeeded, &row.error]).await?;
     if row.hasten {
-        outbox::hasten(&client, &context.schema, endpoint).await?;
+        outbox::hasten(client, &context.schema, endpoint).await?;
     }
-    Ok(matched)
+    Ok(())
 }

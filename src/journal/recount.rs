@@ -104,7 +104,7 @@ async fn guard(connector: Connector, relation: String, pid: i32, cancel: CancelT
             let waiter: i32 = row.get(0);
             tracing::info!(relation, waiter, "the recount gives way to a session that waits for the table");
             // The recount sees "canceling statement due to user request", and is tried again later.
-            if let Err(error) = cancel.cancel_query(connector.parts().1).await {
+            if let Err(error) = connector.cancel(&cancel).await {
                 tracing::debug!(%error, "cancel");
             }
         }

@@ -36,21 +36,15 @@ pub struct Listening {
 /// that was stopped or cut off must not tax every writer without limit.
 ///
 /// # Errors
-/// The database cannot be reached, refuses, or is a standby, on which LISTEN is impossible.
+/// The database cannot be reached, or refuses.
 pub async fn open(connector: &Connector, beat: Duration) -> Result<Listening, Error> {
-    let (client, driver) = connector.open().await?;
+    let (client, driver) = connector.open(Purpose::Listen { beat }).await?;
     let (sender, heard) = mpsc::unbounded_channel();
     let lost = CancellationToken::new();
     let stop = CancellationToken::new();
     tokio::spawn(drive(driver, sender, lost.clone(), stop.clone()));
     let guard = stop.drop_guard();
     client.batch_execute(&connector.settings(Purpose::Listen { beat })).await?;
-    if client.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0) {
-        return Err(Error::Failed(format!(
-            "{} is a standby, on which nothing can be listened to or written; point database.url at the primary",
-            connector.describe()
-        )));
-    }
     Ok(Listening { client: Arc::new(client), heard, lost, _driver: guard })
 }
 

@@ -37,7 +37,7 @@ impl Bench {
             install::adopt_policy(&mut client, &schema, watch, installed.id, false).await.expect("adopts");
             served.push(Served::new(installed.id, installed.generation, Arc::clone(watch)));
         }
-        let pool = pool::pool(&connector, 2).expect("a pool");
+        let pool = pool::Pool::new(&connector, 2).expect("a pool");
         let instance = uuid::Uuid::now_v7();
         let context = Context { pool, schema: schema.clone(), instance };
         let (dispatch, _running) = Dispatch::start(&config.endpoints, &context).expect("starts");
