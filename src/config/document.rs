@@ -93,14 +93,15 @@ impl fmt::Display for Mistake {
 /// Parses a TOML file; every error of syntax is a mistake, and what could be parsed is still given.
 pub fn parse(file: &str, text: &str) -> (Node, Vec<Mistake>) {
     let (table, errors) = DeTable::parse_recoverable(text);
+    let lines = Lines::new(text);
     let mistakes = errors
         .into_iter()
         .map(|error| Mistake {
-            place: place(file, &origin(text, error.span().map_or(0, |span| span.start))),
+            place: place(file, &origin(&lines, error.span().map_or(0, |span| span.start))),
             what: error.message().trim().to_owned(),
         })
         .collect();
-    let root = Node { value: Value::Table(entries(text, table.get_ref())), origin: Origin::File { line: 1, column: 1 } };
+    let root = Node { value: Value::Table(entries(&lines, table.get_ref())), origin: Origin::File { line: 1, column: 1 } };
     (root, mistakes)
 }
 
@@ -112,13 +113,26 @@ pub fn place(file: &str, origin: &Origin) -> String {
     }
 }
 
-fn origin(text: &str, byte: usize) -> Origin {
-    let before = &text[..text.floor_char_boundary(byte.min(text.len()))];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Origin::File { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+/// A text and where its lines begin: each place is then found without counting from the beginning.
+struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
 }
 
-fn entries(text: &str, table: &DeTable<'_>) -> Vec<Entry> {
+impl<'t> Lines<'t> {
+    fn new(text: &'t str) -> Lines<'t> {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Lines { text, starts }
+    }
+}
+
+fn origin(lines: &Lines<'_>, byte: usize) -> Origin {
+    let end = lines.text.floor_char_boundary(byte.min(lines.text.len()));
+    let line = lines.starts.partition_point(|&start| start <= end);
+    Origin::File { line, column: lines.text[lines.starts[line - 1]..end].chars().count() + 1 }
+}
+
+fn entries(text: &Lines<'_>, table: &DeTable<'_>) -> Vec<Entry> {
     let mut entries: Vec<(usize, Entry)> = table
         .iter()
         .map(|(key, value)| {
@@ -131,7 +145,7 @@ fn entries(text: &str, table: &DeTable<'_>) -> Vec<Entry> {
     entries.into_iter().map(|(_, entry)| entry).collect()
 }
 
-fn node(text: &str, spanned: &toml::Spanned<DeValue<'_>>) -> Node {
+fn node(text: &Lines<'_>, spanned: &toml::Spanned<DeValue<'_>>) -> Node {
     let value = match spanned.get_ref() {
         DeValue::String(string) => Value::String(string.to_string()),
         DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
@@ -147,8 +161,13 @@ fn node(text: &str, spanned: &toml::Spanned<DeValue<'_>>) -> Node {
     Node { value, origin: origin(text, spanned.span().start) }
 }
 
+/// No key of the configuration lies deeper.
+const GRAFT_DEPTH_MAX: usize = 16;
+
 /// Puts the value of a variable at a path of the tree, making what is missing on the way.
 pub fn graft(root: &mut Node, path: &[String], variable: &str, text: &str) {
+    // No key is that deep: it is named as unknown where it stops.
+    let path = &path[..path.len().min(GRAFT_DEPTH_MAX)];
     let origin = Origin::Variable(variable.to_owned());
     let Some((head, rest)) = path.split_first() else {
         *root = Node { value: Value::String(text.to_owned()), origin };

@@ -22,7 +22,7 @@ pub const HTTP_LISTEN_DEFAULT: &str = "127.0.0.1:9786";
 /// Everything that is wrong with it.
 pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -> Result<Config, Vec<Mistake>> {
     let (mut root, found) = parse(file, text);
-    let syntax = !found.is_empty();
+    let syntax = found.len();
     let mut mistakes = Mistakes::new(file, found);
     variables.graft_own(&mut root);
     fill_broadcasting(&mut root, variables);
@@ -46,8 +46,8 @@ pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -
 
     let mut found = mistakes.into_found();
     // After an error of syntax the rest of the tree is a guess: what seems missing there may just be unread.
-    if syntax {
-        found.truncate(found.iter().filter(|mistake| mistake.place.starts_with(file)).count().max(1));
+    if syntax > 0 {
+        found.truncate(syntax);
     }
     if !found.is_empty() {
         return Err(found);
@@ -60,7 +60,17 @@ pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -
         http,
         hash: String::new(),
     };
-    config.hash = short_hash(&format!("{config:?}"));
+    // Secrets are never shown, but another one is another configuration.
+    let secrets: Vec<&str> = config
+        .database
+        .iter()
+        .map(|database| database.url.expose())
+        .chain(config.endpoints.iter().filter_map(|endpoint| match &endpoint.target {
+            super::Target::Pusher(pusher) => Some(pusher.secret.expose()),
+            super::Target::Log => None,
+        }))
+        .collect();
+    config.hash = short_hash(&format!("{config:?} {secrets:?}"));
     Ok(config)
 }
 

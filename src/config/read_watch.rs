@@ -353,7 +353,7 @@ fn channels(section: &mut Section<'_>, key: &[String], mistakes: &mut Mistakes) 
         }
         // Without values a channel can be judged at once, not only when an alert has failed.
         if text.variables().is_empty()
-            && let Err(what) = channel::expand(&source)
+            && let Err(what) = text.render(&minijinja::Value::UNDEFINED).and_then(|rendered| channel::expand(&rendered))
         {
             mistakes.add(origin, format!("watch.publish.channels: {what}; allowed are A–Z a–z 0–9 _ - = @ , . ;"));
         }
@@ -368,7 +368,14 @@ fn data(section: &mut Section<'_>, key: &[String], mistakes: &mut Mistakes) -> O
         Value::String(word) if word == "full" => Some(Data::Full),
         Value::String(word) if word == "thin" => Some(Data::Thin),
         Value::String(source) if source.trim().starts_with("{{") => {
-            leaf(source, &node.origin, key, mistakes).map(Data::Expression)
+            let leaf = leaf(source, &node.origin, key, mistakes)?;
+            if matches!(leaf, Leaf::Text(_)) {
+                mistakes.add(
+                    &node.origin,
+                    "watch.publish.data: this is text, and data must be an object: one expression \"{{ … }}\" that gives one, or a table",
+                );
+            }
+            Some(Data::Expression(leaf))
         }
         Value::Table(_) => tree(node, key, mistakes).map(Data::Own),
         _ => {

@@ -30,6 +30,9 @@ pub fn format(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
         ValueKind::Seq | ValueKind::Iterable => {
             write(out, &format!("{MARK}["))?;
             for (index, element) in value.try_iter()?.filter(|element| !element.is_none()).enumerate() {
+                if index >= CHANNELS_MAX {
+                    return Err(Error::new(ErrorKind::InvalidOperation, format!("a list of more than {CHANNELS_MAX} channels")));
+                }
                 if index > 0 {
                     write(out, &format!("{MARK},"))?;
                 }
@@ -83,6 +86,9 @@ pub fn expand(rendered: &str) -> Result<Vec<String>, String> {
             "," => elements.get_or_insert_default().push(text.to_owned()),
             _ => {
                 let values = elements.take().unwrap_or_default();
+                if names.len().saturating_mul(values.len()) > CHANNELS_MAX {
+                    return Err(format!("more than {CHANNELS_MAX} channels"));
+                }
                 names = names.iter().flat_map(|name| values.iter().map(move |value| format!("{name}{value}"))).collect();
                 append(&mut names, text);
             }
@@ -145,6 +151,11 @@ mod tests {
         assert!(names("has space", &context).is_err());
         assert!(names("private-encrypted-{{ n }}", &context).is_err(), "never in clear");
         assert!(names(&"x".repeat(165), &context).is_err());
+        // Found by fuzzing: the product is refused before it is made.
+        let nine = context! { l => (0..9).collect::<Vec<i64>>() };
+        assert!(names(&"{{ l }}.".repeat(12), &nine).is_err_and(|what| what.contains("more than 100 channels")));
+        let many = context! { l => (0..1_000_000).collect::<Vec<i64>>() };
+        assert!(names("{{ l }}", &many).is_err());
         assert_eq!(names("#server-to-user-{{ n }}", &context), Ok(vec!["#server-to-user-7".into()]));
     }
 

@@ -10,6 +10,9 @@ use serde_json::Value as Json;
 
 use super::channel;
 
+/// How many instructions of the template engine one rendering may take: a loop in a loop must not stop the fold.
+const FUEL: u64 = 10_000;
+
 /// A template that renders to text.
 #[derive(Debug)]
 pub struct Text {
@@ -31,6 +34,9 @@ impl Text {
     /// # Errors
     /// What is wrong with it, in one line.
     pub fn try_new_for_channel(source: &str) -> Result<Text, String> {
+        if source.contains('\0') {
+            return Err("a NUL cannot be part of a channel".to_owned());
+        }
         Text::compile(channel_environment(), source)
     }
 
@@ -50,7 +56,7 @@ impl Text {
     /// # Errors
     /// What went wrong, in one line.
     pub fn render(&self, context: &Value) -> Result<String, String> {
-        self.template.render(context).map_err(|error| one_line(&error))
+        caught(|| self.template.render(context))
     }
 
     /// The variables it uses, with their paths: `count`, `key.tenant_id`.
@@ -62,6 +68,9 @@ impl Text {
 /// A template that keeps its type: the body of one `{{ … }}`.
 #[derive(Debug)]
 pub struct Typed {
+    /// As it was written: a configuration is told from another by it.
+    #[expect(dead_code, reason = "read through Debug, which the configuration's hash is made of")]
+    source: &'static str,
     expression: Expression<'static, 'static>,
 }
 
@@ -71,11 +80,15 @@ impl Typed {
     /// # Errors
     /// What went wrong, in one line.
     pub fn eval(&self, context: &Value) -> Result<Json, String> {
-        let value = self.expression.eval(context).map_err(|error| one_line(&error))?;
-        if value.is_undefined() {
-            return Err("an undefined value".to_owned());
+        // What is lazy is only computed as it is written.
+        let value = caught(|| {
+            let value = self.expression.eval(context)?;
+            Ok((value.is_undefined(), serde_json::to_value(&value)))
+        })?;
+        match value {
+            (true, _) => Err("an undefined value".to_owned()),
+            (false, json) => json.map_err(|error| error.to_string()),
         }
-        serde_json::to_value(&value).map_err(|error| error.to_string())
     }
 }
 
@@ -97,7 +110,7 @@ impl Leaf {
         let Some(inner) = single_expression(source) else { return Text::try_new(source).map(Leaf::Text) };
         let inner: &'static str = Box::leak(inner.to_owned().into_boxed_str());
         let expression = text_environment().compile_expression(inner).map_err(|error| one_line(&error))?;
-        Ok(Leaf::Typed(Typed { expression }))
+        Ok(Leaf::Typed(Typed { source: inner, expression }))
     }
 
     /// Renders the leaf to JSON.
@@ -145,7 +158,19 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     // A misspelt name is an error, never an empty string in a channel.
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    // With a large number these ask for memory that no machine has, and that ends a process.
+    ["batch", "slice", "indent"].into_iter().for_each(|filter| environment.remove_filter(filter));
     environment
+}
+
+/// Renders. What the engine cannot do is the event's fault, never the daemon's: minijinja 2.24 panics, for instance, on
+/// `[::-1]` of an empty text, which a row's value may well be.
+fn caught<T>(render: impl FnOnce() -> Result<T, minijinja::Error>) -> Result<T, String> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(render)) {
+        Ok(rendered) => rendered.map_err(|error| one_line(&error)),
+        Err(_) => Err("the template engine panicked on this event".to_owned()),
+    }
 }
 
 fn one_line(error: &minijinja::Error) -> String {
@@ -174,6 +199,21 @@ mod tests {
         assert_eq!(render("{{ count }}{{ count }}"), Ok(Json::from("2525")));
         assert!(render("{{ cuont }}").is_err(), "a misspelt name is an error");
         assert!(render("{{ cuont }}!").is_err());
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn what_the_engine_cannot_do_is_an_error_and_never_a_panic_or_a_hang() {
+        let context = context! { name => "", list => Vec::<i64>::new() };
+        let render = |source: &str| Leaf::try_new(source).and_then(|leaf| leaf.render(&context));
+        for source in ["{{ name[::-1] }}", "{{ list[::-1] }}", "x{{ name[::-1] }}"] {
+            let _any_but_a_panic = render(source);
+        }
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}";
+        assert!(render("{{ name|batch(99999999999999999) }}").is_err());
+        assert!(render(endless).is_err_and(|what| what.contains("fuel")), "a rendering has an end");
+        assert!(Text::try_new_for_channel("a\0[b").is_err());
     }
 
     #[test]

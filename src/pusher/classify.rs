@@ -3,7 +3,11 @@
 //!
 //! Pure. The table is section 6 of the design, the evidence `facts/pusher-http.md`, sections 3 and 8.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use serde_json::value::RawValue;
 
 /// Why an attempt did not deliver. The names are stored in `items_listen.delivery.reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,24 +115,21 @@ pub enum Verdict {
     Pause(Reason),
 }
 
-/// A body is looked at for an error code only if it begins like an object.
-#[derive(serde::Deserialize)]
-struct ErrorBody {
-    #[serde(rename = "error")]
-    _error: serde::de::IgnoredAny,
-    code: u16,
-}
-
 /// The status that counts: a 2xx whose JSON body carries `error` and a `code` of 400 or more is that
 /// code. Soketi answers so, and a publisher that trusts the status alone loses events there.
 pub fn effective_status(status: u16, body: &str) -> u16 {
-    if !(200..300).contains(&status) {
-        return status;
-    }
-    match serde_json::from_str::<ErrorBody>(body) {
-        Ok(error) if error.code >= 400 => error.code,
+    match error_code(body) {
+        // What is no status at all becomes 65535, and so a Protocol error.
+        Some(code) if (200..300).contains(&status) && code >= 400.0 => code as u16,
         _ => status,
     }
+}
+
+/// The `code` of a JSON object that has an `error`, whatever number it is.
+fn error_code(body: &str) -> Option<f64> {
+    let object: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(body).ok()?;
+    object.get("error")?;
+    serde_json::from_str(object.get("code")?.get()).ok()
 }
 
 /// Classifies every outcome of a request.
@@ -232,9 +233,21 @@ mod tests {
     fn soketi_says_the_status_in_the_body() {
         assert_eq!(http(200, r#"{"error":"bad","code":401}"#), Verdict::Pause(Reason::Auth));
         assert_eq!(http(200, r#"{"error":"bad","code":413}"#), Verdict::Dead(Reason::Rejected));
-        for body in
-            ["", "{}", r#"{"ok":true}"#, r#"{"batch":{}}"#, r#"{"code":401}"#, r#"{"error":"x","code":"401"}"#, "[1]", "nonsense"]
-        {
+        for body in [r#"{"error":1,"error":2,"code":4e2}"#, r#"{"error":"bad","code":400.5}"#] {
+            assert_eq!(http(200, body), Verdict::Dead(Reason::Rejected), "{body}");
+        }
+        assert_eq!(http(200, r#"{"error":"bad","code":70000}"#), Verdict::Pause(Reason::Protocol));
+        for body in [
+            "",
+            "[0,400]",
+            "{}",
+            r#"{"ok":true}"#,
+            r#"{"batch":{}}"#,
+            r#"{"code":401}"#,
+            r#"{"error":"x","code":"401"}"#,
+            "[1]",
+            "nonsense",
+        ] {
             assert_eq!(http(200, body), Verdict::Delivered, "{body}");
         }
     }

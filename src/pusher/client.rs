@@ -136,7 +136,7 @@ async fn answer(request: reqwest::RequestBuilder, signed_at: i64) -> Answer {
             Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES_MAX - body.len())]),
             Ok(None) => break,
             // The status stands even where the body breaks off, unless the body might have overruled it.
-            Err(error) if (200..300).contains(&status) && !body.is_empty() => return failure(error),
+            Err(error) if (200..300).contains(&status) => return failure(error),
             Err(_) => break,
         }
     }
