@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e lint doc ci clean
+.PHONY: help demo test e2e chaos mutations fuzz lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -20,9 +20,26 @@ e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo
 	@cargo build --quiet --locked --bin items-listen
 	@ITEMS_LISTEN_BIN="$$(scripts/target)/debug/items-listen" tests/e2e/run
 
+SEED ?= 1
+MINUTES ?= 1
+
+chaos: ## The promise under every fault: SEED=1 MINUTES=1
+	@scripts/tools cargo cc
+	@PG_BINDIR=$$(scripts/postgres) cargo test --locked --features chaos --target-dir "$$(scripts/target)/chaos" --test chaos -- \
+		--seed $(SEED) --minutes $(MINUTES)
+
+mutations: ## Builds that are wrong on purpose: the chaos runner must notice each
+	@scripts/tools cargo cc
+	@PG_BINDIR=$$(scripts/postgres) cargo test --locked --features chaos --target-dir "$$(scripts/target)/chaos" --test chaos -- \
+		--mutations yes
+
+fuzz: ## Every fuzz target for ten minutes (not part of ci)
+	@scripts/fuzz
+
 lint: ## Formatting, clippy, rustdoc: warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features chaos -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 ci: ## What decides whether a submission lands

@@ -5,6 +5,7 @@
 //! ```text
 //!   make chaos SEED=7 MINUTES=30        cargo test --features chaos --test chaos -- --seed 7 --minutes 30
 //!   … --mutation TwoFolders             a build that is wrong on purpose: must end with 1
+//!   … --mutations yes                   each of them in turn: ends with 0 if every one was noticed
 //! ```
 
 #![allow(clippy::print_stdout, reason = "a runner says what it does")]
@@ -35,6 +36,8 @@ struct Arguments {
     seed: u64,
     minutes: f64,
     mutation: Option<String>,
+    /// All of them, each of which must be noticed.
+    mutations: bool,
     /// Only epochs of this kind.
     only: Option<Kind>,
     /// Whether everything must have been hit.
@@ -42,7 +45,7 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Option<Arguments>, String> {
-    let mut arguments = Arguments { seed: 1, minutes: 1.0, mutation: None, only: None, coverage: true };
+    let mut arguments = Arguments { seed: 1, minutes: 1.0, mutation: None, mutations: false, only: None, coverage: true };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         // What `cargo test` gives to every test binary.
@@ -65,8 +68,9 @@ fn arguments() -> Result<Option<Arguments>, String> {
                 let kind = Kind::ALL.into_iter().find(|kind| format!("{kind:?}").eq_ignore_ascii_case(&value));
                 arguments.only = Some(kind.ok_or_else(|| wrong(&format!("one of {:?}", Kind::ALL)))?);
             }
+            "--mutations" => arguments.mutations = value == "yes",
             "--coverage" => arguments.coverage = value == "yes",
-            _ => return Err(format!("{name}: known are --seed, --minutes, --mutation, --only, --coverage")),
+            _ => return Err(format!("{name}: known are --seed, --minutes, --mutation, --mutations, --only, --coverage")),
         }
     }
     Ok(Some(arguments))
@@ -82,7 +86,53 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    if arguments.mutations {
+        return runtime.block_on(mutations(&arguments));
+    }
     runtime.block_on(run(&arguments))
+}
+
+/// In what epoch a mutation shows itself soonest.
+fn shows_in(mutation: Mutation) -> Kind {
+    match mutation {
+        Mutation::ListenAfterFold | Mutation::ArmWithoutLastFold => Kind::Quiet,
+        Mutation::TwoFolders => Kind::Recounts,
+        Mutation::BornUnleased => Kind::Slow,
+        _ => Kind::Faults,
+    }
+}
+
+/// So many epochs a mutation may survive.
+const SURVIVES_MAX: u64 = 6;
+
+/// Runs every build that is wrong on purpose: a runner that does not notice one is no runner.
+async fn mutations(arguments: &Arguments) -> ExitCode {
+    let mut survivors = Vec::new();
+    for mutation in Mutation::ALL {
+        let started = Instant::now();
+        let mut noticed = None;
+        for epoch in 0..SURVIVES_MAX {
+            let mut random = StdRng::seed_from_u64(arguments.seed + epoch);
+            let mut world = World::new(Some(format!("{mutation:?}")), &mut random).await;
+            noticed = epoch::run(&mut world, shows_in(mutation), &mut random).await.into_iter().next();
+            if noticed.is_some() {
+                break;
+            }
+        }
+        let took = started.elapsed().as_secs();
+        match noticed {
+            Some(violation) => println!("chaos: {mutation:?} was noticed after {took} s: {violation:.200}"),
+            None => {
+                println!("chaos: {mutation:?} was NOT noticed in {SURVIVES_MAX} epochs, {took} s");
+                survivors.push(mutation);
+            }
+        }
+    }
+    if survivors.is_empty() {
+        println!("chaos: every build that is wrong on purpose was noticed: {}", Mutation::ALL.len());
+        return ExitCode::SUCCESS;
+    }
+    ExitCode::from(1)
 }
 
 async fn run(arguments: &Arguments) -> ExitCode {

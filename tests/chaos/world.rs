@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use items_listen::chaos::POINTS;
 use rand::Rng as _;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use tokio_postgres::Client;
 
 use crate::endpoint::{Answer, Endpoint};
@@ -118,7 +118,7 @@ pub struct World {
     pub told: [HashMap<i32, Told>; 2],
     /// Points that are still to be killed at, in an order of the seed's.
     deck: Vec<&'static str>,
-    mutation: Option<String>,
+    pub mutation: Option<String>,
     partitions: i32,
 }
 
@@ -201,13 +201,14 @@ impl World {
 
     /// The next failpoint: each once before any comes again.
     fn failpoint(&mut self, random: &mut StdRng) -> (&'static str, String) {
+        let missed: Vec<&str> = POINTS.into_iter().filter(|point| !self.tally.points.contains_key(*point)).collect();
         if self.deck.is_empty() {
             self.deck = POINTS.to_vec();
-            // Those that were never hit come first.
             self.deck.shuffle(random);
-            self.deck.sort_by_key(|point| !self.tally.points.contains_key(*point));
         }
-        let point = self.deck.pop().unwrap_or("fold.taken");
+        // What was never hit is tried more often than its turn comes.
+        let chosen = missed.choose(random).copied().filter(|_| random.random());
+        let point = chosen.or_else(|| self.deck.pop()).unwrap_or("fold.taken");
         // Some are passed once in a life, others a hundred times a second.
         let often = ["fold", "send", "settle"].iter().any(|kind| point.starts_with(kind));
         let known = self.tally.points.contains_key(point);
@@ -215,10 +216,21 @@ impl World {
         (point, if passed == 0 { format!("{point}=return") } else { format!("{point}={passed}*off->return") })
     }
 
-    /// kill -9, and another in its place: with a failpoint, at which it is killed again.
+    /// kill -9, and another in its place, at times with a failpoint, at which it is killed again.
     pub fn kill(&mut self, index: usize, random: &mut StdRng) {
         self.faults.note("kill");
-        self.respawn(index, true, random);
+        let failpoint = random.random();
+        self.respawn(index, failpoint, random);
+    }
+
+    /// Starts those anew that would be killed at a point some time; the others have to find their way back themselves.
+    pub fn disarm(&mut self, random: &mut StdRng) {
+        for index in 0..self.daemons.len() {
+            if self.daemons[index].has_ended() || self.daemons[index].environment.iter().any(|(name, _)| name == "FAILPOINTS") {
+                self.faults.note("kill");
+                self.respawn(index, false, random);
+            }
+        }
     }
 
     /// Starts a daemon anew, whatever it was doing.

@@ -1,7 +1,6 @@
 //! The real daemon, as a process of its own.
 
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -155,8 +154,7 @@ impl Daemon {
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _gone = child.kill();
-            let status = child.wait().expect("it ends");
-            assert!(status.signal() == Some(9) || status.code().is_some(), "killed");
+            let _ended = child.wait().expect("it ends");
         }
     }
 
