@@ -4,6 +4,7 @@
 --   $1 $2 $3  id, generation and policy of the watches that this replica knows
 --   $4 $5     xmax and xip of S, the snapshot of this replica's last complete fold ('0' and {}: from the beginning)
 --   $6        the limit. Fewer journal rows than this: the journal is dry, and every dirty key is evaluated.
+--   $7        so many of them at a time: those that are left are still dirty, and are evaluated by the next fold.
 --
 -- What S could not see has an xid >= xmax(S), or one of xip(S): two index ranges, so that the fold never
 -- walks over the dead rows that some forgotten session keeps from being vacuumed.
@@ -57,9 +58,11 @@ reading AS (
     FROM items_listen.count c JOIN mine m ON m.id = c.watch
     WHERE (SELECT complete FROM done) AND NOT m.marked
       AND (c.watch, c.key) IN (
-            SELECT d.watch, d.key FROM items_listen.count d WHERE d.dirty > 0
+            (SELECT d.watch, d.key FROM items_listen.count d JOIN mine n ON n.id = d.watch
+             WHERE d.dirty > 0 AND NOT n.marked LIMIT $7::bigint)
             UNION
-            SELECT d.watch, d.key FROM items_listen.count d WHERE d.deadline <= clock_timestamp())
+            (SELECT d.watch, d.key FROM items_listen.count d JOIN mine n ON n.id = d.watch
+             WHERE d.deadline <= clock_timestamp() AND NOT n.marked LIMIT $7::bigint))
       AND NOT EXISTS (SELECT FROM folded f WHERE f.watch = c.watch AND f.key = c.key)
 )
 SELECT done.rows AS folded_rows, done.complete,

@@ -36,6 +36,9 @@ use crate::watch::{Key, Watch};
 use decide::{Evaluated, Manual};
 use write::Writer;
 
+/// So many dirty keys one fold evaluates: a recount of millions must not make a statement that takes longer than it may.
+const DIRTY_MAX: i64 = 50_000;
+
 /// A watch that this replica serves: the one in its configuration and the one in the database are the same.
 #[derive(Clone, Debug)]
 pub struct Served {
@@ -84,6 +87,8 @@ pub enum Folded {
         rows: i64,
         /// The journal was dry.
         complete: bool,
+        /// Keys are still dirty: there were more than one fold evaluates.
+        more: bool,
         /// Watches that wait to be counted anew.
         marked: Vec<i32>,
     },
@@ -175,7 +180,7 @@ impl Engine {
             Err(error) if error.sqlstate() == Some("57014") => {
                 self.limit = self.limit.halved();
                 self.client.batch_execute("ROLLBACK").await?;
-                return Ok(Folded::Done { rows: 0, complete: false, marked: Vec::new() });
+                return Ok(Folded::Done { rows: 0, complete: false, more: true, marked: Vec::new() });
             }
             found => found?,
         };
@@ -188,7 +193,12 @@ impl Engine {
             // While it was not ours, complete folds went past its rows: look at everything.
             self.client.batch_execute("ROLLBACK").await?;
             self.forget_snapshot();
-            return Ok(Folded::Done { rows: 0, complete: false, marked: found.marked });
+            return Ok(Folded::Done { rows: 0, complete: false, more: true, marked: found.marked });
+        }
+        let more = i64::try_from(found.evaluated.clean.len()).unwrap_or(i64::MAX) >= DIRTY_MAX;
+        if more {
+            // A baseline is taken when the last of its keys is.
+            found.evaluated.baseline.clear();
         }
         self.writer.write(&self.client, &self.served, found.evaluated, found.now).await?;
         let dry = found.complete && (!chaos::is(Mutation::EvaluateBeforeDry) || found.rows < self.limit.rows());
@@ -197,7 +207,7 @@ impl Engine {
             self.snapshot = snapshot;
             self.snapshot_served = found.served.into_iter().collect();
         }
-        Ok(Folded::Done { rows: found.rows, complete: found.complete, marked: found.marked })
+        Ok(Folded::Done { rows: found.rows, complete: found.complete, more, marked: found.marked })
     }
 
     /// Evaluates readings that an application sent, each in turn.
@@ -321,8 +331,8 @@ impl Engine {
     async fn take(&self) -> Result<Found, Error> {
         let (ids, generations, policies) = self.known();
         let limit = self.limit.rows();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [&ids, &generations, &policies, &self.snapshot.xmax, &self.snapshot.xip, &limit];
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+            [&ids, &generations, &policies, &self.snapshot.xmax, &self.snapshot.xip, &limit, &DIRTY_MAX];
         let rows = self.client.query_raw(&self.fold, parameters).await?;
         let mut rows = std::pin::pin!(rows);
         let mut found: Option<Found> = None;
@@ -354,7 +364,6 @@ impl Found {
         let (complete, marked) = (row.get("complete"), list("marked"));
         let mut evaluated = Evaluated::default();
         if complete {
-            evaluated.clean = list("served").into_iter().filter(|id| !marked.contains(id)).collect();
             evaluated.baseline = list("baseline");
             evaluated.storms = list("storms");
         }

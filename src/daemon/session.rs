@@ -219,14 +219,14 @@ impl Pipeline<'_> {
         }
         let work = match self.engine.fold().await? {
             Folded::Busy => Work::None,
-            Folded::Done { rows, complete, marked } => {
+            Folded::Done { rows, complete, more, marked } => {
                 self.keeper.recount(&marked);
                 self.marked = marked;
-                if complete {
+                if complete && !more {
                     self.ready_if_all_is_done().await?;
                 }
                 match rows {
-                    0 if complete => Work::None,
+                    0 if complete && !more => Work::None,
                     FLOOD_ROWS.. if complete => Work::Much,
                     _ => Work::Some,
                 }

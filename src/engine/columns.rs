@@ -315,8 +315,10 @@ pub(super) const STATES: &str = "
          AS s (watch, key, severity, episode, breach_since, clear_since, said_at, deadline, last_at)
     WHERE c.watch = s.watch AND c.key = s.key";
 
-/// Every dirty key of these watches has just been evaluated.
-pub(super) const CLEAN: &str = "UPDATE items_listen.count SET dirty = 0 WHERE dirty > 0 AND watch = ANY ($1::int[])";
+/// These have just been evaluated.
+pub(super) const CLEAN: &str = "
+    UPDATE items_listen.count c SET dirty = 0 FROM unnest($1::int[], $2::text[]) AS e (watch, key)
+    WHERE c.watch = e.watch AND c.key = e.key";
 
 pub(super) const EMPTY: &str = "
     DELETE FROM items_listen.count c

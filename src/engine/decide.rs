@@ -63,10 +63,8 @@ pub struct Manual {
 pub struct Evaluated {
     /// Keys that changed, or whose readings are published.
     pub decisions: Vec<Decision>,
-    /// Watches all of whose keys are now evaluated.
-    pub clean: Vec<i32>,
-    /// Whether any key had been dirty.
-    pub was_dirty: bool,
+    /// Keys that had been dirty, and are evaluated now.
+    pub clean: Vec<(i32, String)>,
     /// Watches whose baseline is hereby taken.
     pub baseline: Vec<i32>,
     /// Keys that need not be kept: no rows, no alert.
@@ -88,8 +86,10 @@ pub fn folded(served: &Served, row: &Row, now: Timestamp, silent: bool, into: &m
         last_at: row.get("last_at"),
     };
     let was_dirty: i16 = row.get("was_dirty");
-    into.was_dirty |= was_dirty > 0;
     let key: &str = row.get("key");
+    if was_dirty > 0 {
+        into.clean.push((served.id, key.to_owned()));
+    }
     let count: i64 = row.get("rows");
     let watch = &served.watch;
     // Without overrides the threshold needs no key, and a key that has nothing to say needs no parsing.

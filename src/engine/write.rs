@@ -248,13 +248,11 @@ impl Writer {
     }
 
     async fn store_watches(&self, client: &Client, evaluated: &Evaluated) -> Result<(), Error> {
-        if evaluated.was_dirty {
-            client.execute(&self.clean, &[&evaluated.clean]).await?;
-        }
-        if !evaluated.empty.is_empty() {
-            let (watches, keys): (Vec<i32>, Vec<&str>) =
-                evaluated.empty.iter().map(|(watch, key)| (*watch, key.as_str())).unzip();
-            client.execute(&self.empty, &[&watches, &keys]).await?;
+        for (statement, keys) in [(&self.clean, &evaluated.clean), (&self.empty, &evaluated.empty)] {
+            if !keys.is_empty() {
+                let (watches, keys): (Vec<i32>, Vec<&str>) = keys.iter().map(|(watch, key)| (*watch, key.as_str())).unzip();
+                client.execute(statement, &[&watches, &keys]).await?;
+            }
         }
         if !evaluated.baseline.is_empty() {
             client.execute(&self.baseline, &[&evaluated.baseline]).await?;

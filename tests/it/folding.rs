@@ -215,8 +215,10 @@ async fn j7_no_plan_filters_on_xid() {
     let client = connector.session(items_listen::db::session::Purpose::Fold).await.expect("connects");
     let fold = include_str!("../../sql/fold.sql");
     client.batch_execute(&format!("SET plan_cache_mode = force_generic_plan; PREPARE fold AS {fold}")).await.expect("prepares");
-    let rows =
-        client.query("EXPLAIN EXECUTE fold('{1}', '{1}', '{x}', '1000000', '{999990}', 20000)", &[]).await.expect("explains");
+    let rows = client
+        .query("EXPLAIN EXECUTE fold('{1}', '{1}', '{x}', '1000000', '{999990}', 20000, 50000)", &[])
+        .await
+        .expect("explains");
     let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let conditions: Vec<&String> = plan.iter().filter(|line| line.contains("xid")).collect();
     assert!(conditions.iter().any(|line| line.contains("Index Cond") && line.contains(">=")), "{plan:#?}");
@@ -389,4 +391,21 @@ async fn r1_what_is_journalled_but_not_folded_is_counted_once_by_a_recount() {
     while !bench.fold().await.1 {}
     exact(&database, "orders", TRUE_ORDERS).await;
     assert_eq!(receiver.all().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_dirty_keys_than_one_fold_evaluates_are_evaluated_by_the_next_and_a_baseline_covers_them_all() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 120000) t").await;
+    let watches = ORDERS.replace("threshold = 20", "threshold = 1");
+    let mut daemon = daemon(&config(&database, &receiver, &watches));
+    assert_eq!(daemon.run(&["install", "--baseline"]).await.0, 0);
+    daemon.start().await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    let open: i64 = database.one("SELECT count(*) FROM items_listen.count WHERE severity = 1").await;
+    assert_eq!(open, 120_000, "all are known to be open");
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM items_listen.event").await, 0, "and none is said");
+    insert(&database, 119_999, 1).await;
+    let events = receiver.wait_for(1).await;
+    assert_eq!(said(&events), expected(&[("escalated", "critical", 2)]));
 }
