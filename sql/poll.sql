@@ -13,8 +13,8 @@ SELECT
       OR EXISTS (SELECT FROM items_listen.journal WHERE xid = ANY ($2::text[]::xid8[]) AND xid < $1::text::xid8)
       AS journal_waits,
     EXISTS (SELECT FROM items_listen.count WHERE dirty > 0) AS dirty,
-    EXISTS (SELECT FROM items_listen.count WHERE deadline <= clock_timestamp())
-      OR EXISTS (SELECT FROM items_listen.storm WHERE due_at <= clock_timestamp())
+    EXISTS (SELECT FROM items_listen.count WHERE deadline <= (SELECT clock_timestamp()))
+      OR EXISTS (SELECT FROM items_listen.storm WHERE due_at <= (SELECT clock_timestamp()))
       AS deadline_due,
     (SELECT extract(epoch FROM least((SELECT min(deadline) FROM items_listen.count WHERE deadline IS NOT NULL),
                                      (SELECT min(due_at) FROM items_listen.storm)) - clock_timestamp())::float8)
@@ -25,7 +25,7 @@ SELECT
     (SELECT array_agg(e.name)
      FROM unnest($3::text[], $7::timestamptz[]) AS e (name, floor)
      WHERE EXISTS (SELECT FROM items_listen.delivery d
-                   WHERE d.endpoint = e.name AND d.state = 'pending' AND d.due_at <= clock_timestamp()
+                   WHERE d.endpoint = e.name AND d.state = 'pending' AND d.due_at <= (SELECT clock_timestamp())
                      AND d.due_at >= coalesce(e.floor, '-infinity')
                      AND (d.lease_until IS NULL OR d.lease_until < clock_timestamp()))) AS due,
     EXISTS (SELECT FROM items_listen.endpoint p WHERE p.state = 'paused' AND p.until > clock_timestamp()) AS any_paused,

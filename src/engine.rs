@@ -195,7 +195,7 @@ impl Engine {
             self.forget_snapshot();
             return Ok(Folded::Done { rows: 0, complete: false, more: true, marked: found.marked });
         }
-        let more = i64::try_from(found.evaluated.clean.len()).unwrap_or(i64::MAX) >= DIRTY_MAX;
+        let more = found.more;
         if more {
             // A baseline is taken when the last of its keys is.
             found.evaluated.baseline.clear();
@@ -350,6 +350,8 @@ impl Engine {
 struct Found {
     rows: i64,
     complete: bool,
+    /// Keys are left dirty.
+    more: bool,
     snapshot: String,
     now: Timestamp,
     served: Vec<i32>,
@@ -370,6 +372,7 @@ impl Found {
         Found {
             rows: row.get("folded_rows"),
             complete,
+            more: row.get("more"),
             snapshot: row.get("snapshot"),
             now: row.get("now"),
             served: list("served"),

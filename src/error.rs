@@ -50,11 +50,10 @@ impl Error {
         self.exit_code() == 69 || self.sqlstate().is_some_and(|state| state.starts_with("08") || state.starts_with("57P"))
     }
 
-    /// Whether it says nothing about a table or an expression: the connection is lost, or the server has no room, no
-    /// disk, is read-only, or is broken (SQLSTATE classes 53, 58 and XX; 25006).
+    /// Whether it says nothing about a table or an expression: the connection is lost, or the server is read-only
+    /// (SQLSTATE 25006), has no disk (53100) or no connection left (53300).
     pub fn is_about_the_server(&self) -> bool {
-        let about = |state: &str| ["53", "58", "XX", "25006"].iter().any(|class| state.starts_with(class));
-        self.is_lost() || self.sqlstate().is_some_and(about)
+        self.is_lost() || self.sqlstate().is_some_and(|state| ["25006", "53100", "53300"].contains(&state))
     }
 
     /// The SQLSTATE, if the database gave one.

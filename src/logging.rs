@@ -21,6 +21,8 @@ pub fn init() {
     let _already = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // What cannot be written cannot be complained of either: a full disk under a log must not end the daemon.
+        .log_internal_errors(false)
         .event_format(Format { json: !terminal })
         .try_init();
 }

@@ -99,7 +99,7 @@ pub async fn claim(
     let sql = schema.sql(
         "WITH head AS (
              SELECT d.id FROM items_listen.delivery d
-             WHERE d.state = 'pending' AND d.endpoint = $1 AND d.due_at <= clock_timestamp()
+             WHERE d.state = 'pending' AND d.endpoint = $1 AND d.due_at <= (SELECT clock_timestamp())
                AND d.due_at >= coalesce($6::timestamptz, '-infinity')
                AND (d.lease_until IS NULL OR d.lease_until < clock_timestamp())
                AND NOT EXISTS (SELECT FROM items_listen.delivery e
@@ -241,11 +241,12 @@ pub async fn orphaned_endpoints(client: &Client, schema: &Schema) -> Result<Vec<
 /// The database cannot be reached.
 pub async fn expire(client: &Client, schema: &Schema, endpoint: &str, give_up_after: Duration) -> Result<u64, Error> {
     let sql = schema.sql(
-        "UPDATE items_listen.delivery SET state = 'dead', settled_at = clock_timestamp(), reason = 'expired'
+        "UPDATE items_listen.delivery SET state = 'dead', settled_at = clock_timestamp(), reason = 'expired',
+                lease = NULL, lease_until = NULL, leased_by = NULL
          WHERE id IN (SELECT id FROM items_listen.delivery
                       WHERE state = 'pending' AND endpoint = $1 AND (lease IS NULL OR lease_until < clock_timestamp())
                         AND created_at < clock_timestamp() - make_interval(secs => $2)
-                      ORDER BY id LIMIT 1000)",
+                      ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)",
     );
     Ok(client.execute(sql.as_str(), &[&endpoint, &give_up_after.as_secs_f64()]).await?)
 }

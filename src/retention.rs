@@ -1,13 +1,16 @@
 //! How long what is over is kept: settled deliveries, events, resolved alerts.
 //!
-//! Invariants. Nothing pending, and no alert that is open, is ever removed. Each statement is a transaction of its own
-//! over a small batch, and leaves alone what somebody else has locked: neither an application that reads its inbox nor
-//! a fold ever waits for it. Any replica may do it, also several at once.
+//! Invariants. Nothing pending, no alert that is open, and no event that a digest is still to tell is ever removed. Each
+//! statement is a transaction of its own over a small batch that an index finds, and leaves alone what somebody else has
+//! locked: neither an application that reads its inbox nor a fold ever waits for it. Any replica may do it.
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
+use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
 
+use crate::db::pool::Pool;
 use crate::db::schema::Schema;
 use crate::error::Error;
 
@@ -32,69 +35,89 @@ impl Default for Retention {
 /// So many rows are removed by one statement.
 const BATCH: i64 = 1_000;
 /// So many statements are run for each kind of row at a time: what is left waits for the next time.
-const BATCHES_MAX: u32 = 20;
+const BATCHES_MAX: u32 = 50;
 
-/// Settled deliveries, found by when they were settled.
-const DELIVERIES: &str = "
+/// Found by when they were settled.
+const DELIVERED: &str = "
     DELETE FROM items_listen.delivery WHERE id IN (
         SELECT id FROM items_listen.delivery
-        WHERE state <> 'pending' AND settled_at < clock_timestamp() - make_interval(secs => $1)
-          AND state = ANY ($2::text[])
-        ORDER BY settled_at LIMIT $3 FOR UPDATE SKIP LOCKED)";
+        WHERE state IN ('delivered', 'superseded') AND settled_at < $1
+        ORDER BY settled_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+const DEAD: &str = "
+    DELETE FROM items_listen.delivery WHERE id IN (
+        SELECT id FROM items_listen.delivery
+        WHERE state = 'dead' AND settled_at < $1
+        ORDER BY settled_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
-/// Events, found by their ids, which begin with their time in milliseconds (UUIDv7, RFC 9562); those that a digest is
-/// still to tell are kept.
+/// Found by their ids, which begin with their time in milliseconds (UUIDv7, RFC 9562): $3 is the first id of the time $1.
 const EVENTS: &str = "
     DELETE FROM items_listen.event WHERE id IN (
         SELECT e.id FROM items_listen.event e
-        WHERE e.id < (lpad(to_hex((extract(epoch FROM clock_timestamp() - make_interval(secs => $1)) * 1000)::bigint), 12, '0')
-                      || repeat('0', 20))::uuid
-          AND e.at < clock_timestamp() - make_interval(secs => $1)
+        WHERE e.id < $3 AND e.at < $1
           AND NOT EXISTS (SELECT FROM items_listen.storm s JOIN items_listen.watch w ON w.id = s.watch
                           WHERE w.name = e.watch AND s.from_seq <= e.seq)
         ORDER BY e.id LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
+/// With what was noted as read of them.
 const EPISODES: &str = "
-    DELETE FROM items_listen.episode WHERE id IN (
+    WITH old AS (
         SELECT id FROM items_listen.episode
-        WHERE id < (lpad(to_hex((extract(epoch FROM clock_timestamp() - make_interval(secs => $1)) * 1000)::bigint), 12, '0')
-                    || repeat('0', 20))::uuid
-          AND resolved_at < clock_timestamp() - make_interval(secs => $1)
-        ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)";
-
-/// What was noted as read of alerts that are no longer there.
-const READ: &str = "
-    DELETE FROM items_listen.alert_read WHERE episode IN (
-        SELECT r.episode FROM items_listen.alert_read r
-        WHERE r.read_at < clock_timestamp() - make_interval(secs => $1)
-          AND NOT EXISTS (SELECT FROM items_listen.episode e WHERE e.id = r.episode)
-        LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        WHERE resolved_at < $1
+        ORDER BY resolved_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+    forgotten AS (
+        DELETE FROM items_listen.alert_read WHERE episode IN (
+            SELECT r.episode FROM items_listen.alert_read r JOIN old ON old.id = r.episode FOR UPDATE OF r SKIP LOCKED))
+    DELETE FROM items_listen.episode WHERE id IN (SELECT id FROM old)";
 
 /// Removes what is older than it is to be kept, a few batches of each kind. Gives how many rows went.
 ///
 /// # Errors
 /// The database cannot be reached.
-pub async fn sweep(client: &Client, schema: &Schema, retention: &Retention) -> Result<u64, Error> {
+pub async fn sweep(pool: &Pool, schema: &Schema, retention: &Retention) -> Result<u64, Error> {
+    let now: Timestamp = pool.get().await?.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
+    let before = |kept: Duration| {
+        let kept = jiff::SignedDuration::try_from(kept).unwrap_or(jiff::SignedDuration::MAX);
+        now.checked_sub(kept).unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH)
+    };
     let mut removed = 0;
-    for (kept, states) in [(retention.delivered, &["delivered", "superseded"][..]), (retention.dead, &["dead"])] {
-        let kept = kept.as_secs_f64();
-        removed += batches(client, &schema.sql(DELIVERIES), &[&kept, &states, &BATCH]).await?;
+    for (sql, kept) in [(DELIVERED, retention.delivered), (DEAD, retention.dead), (EPISODES, retention.events)] {
+        removed += batches(pool, &schema.sql(sql), &[&before(kept), &BATCH]).await?;
     }
-    let kept = retention.events.as_secs_f64();
-    for sql in [EVENTS, EPISODES, READ] {
-        removed += batches(client, &schema.sql(sql), &[&kept, &BATCH]).await?;
-    }
+    let before = before(retention.events);
+    removed += batches(pool, &schema.sql(EVENTS), &[&before, &BATCH, &first_id(before)]).await?;
     Ok(removed)
 }
 
-async fn batches(client: &Client, sql: &str, parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)]) -> Result<u64, Error> {
+/// No UUIDv7 made at this time or later is smaller.
+fn first_id(at: Timestamp) -> Uuid {
+    let milliseconds = u128::try_from(at.as_millisecond()).unwrap_or(0);
+    Uuid::from_u128(milliseconds << 80)
+}
+
+/// Runs a statement until it finds less than a batch; each time on a session of its own, so that claims and settlements
+/// never wait for all of it.
+async fn batches(pool: &Pool, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
     let mut removed = 0;
     for _ in 0..BATCHES_MAX {
-        let gone = client.execute(sql, parameters).await?;
+        let gone = pool.get().await?.execute(sql, parameters).await?;
         removed += gone;
         if gone < BATCH.unsigned_abs() {
             break;
         }
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_found_by_their_time() {
+        let made = Uuid::now_v7();
+        let (seconds, _) = made.get_timestamp().map(|at| at.to_unix()).unwrap_or_default();
+        let at = |offset: i64| Timestamp::from_second(i64::try_from(seconds).unwrap_or(0) + offset).expect("in range");
+        assert!(first_id(at(0)) <= made && made < first_id(at(1)));
+        assert_eq!(first_id(Timestamp::UNIX_EPOCH), Uuid::nil());
+    }
 }

@@ -79,7 +79,7 @@ struct Line {
 
 /// The columns of [`Line`].
 const LINES: &str =
-    "SELECT d.id, d.event_id, d.watch, coalesce(e.key, '{}'), d.endpoint, d.channels, d.event, d.state, d.attempts,
+    "SELECT d.id, d.event_id, d.watch, coalesce(e.key, d.key::jsonb), d.endpoint, d.channels, d.event, d.state, d.attempts,
                             d.due_at, d.created_at, d.settled_at, d.reason, d.status, d.answer, d.body
                      FROM items_listen.delivery d LEFT JOIN items_listen.event e ON e.id = d.event_id";
 
@@ -195,21 +195,39 @@ pub(super) async fn retry(config: &Config, ids: &[i64], filter: &Filter, json: b
     }
     // What cannot be sent for its names would die again at once.
     let again = schema.sql(&format!(
-        "UPDATE items_listen.delivery d
+        "UPDATE items_listen.delivery
          SET state = 'pending', settled_at = NULL, due_at = clock_timestamp(), created_at = clock_timestamp(), attempts = 0,
              reason = NULL
-         WHERE {MATCHES} AND d.state = 'dead' AND d.reason <> '{}' AND (cardinality($5::bigint[]) = 0 OR d.id = ANY ($5))",
+         WHERE id IN (SELECT d.id FROM items_listen.delivery d
+                      WHERE {MATCHES} AND d.state = 'dead' AND d.reason <> '{}'
+                        AND (cardinality($5::bigint[]) = 0 OR d.id = ANY ($5))
+                      ORDER BY d.id LIMIT {PAGE} FOR UPDATE)",
         Reason::Unsendable.as_str()
     ));
     let parameters: [&(dyn ToSql + Sync); 5] =
         [&filter.endpoint, &filter.watch, &filter.reason, &filter.older_than_seconds(), &ids];
-    let retried = client.execute(again.as_str(), &parameters).await?;
+    let retried = in_pages(&client, &again, &parameters).await?;
     if json {
         print(&serde_json::json!({ "retried": retried }).to_string());
     } else {
         print(&format!("{retried} deliveries are due again"));
     }
     Ok(u8::from(!ids.is_empty() && retried < ids.len() as u64))
+}
+
+/// So many deliveries are changed by one statement.
+const PAGE: u64 = 10_000;
+
+/// Runs a statement until it finds less than a page: millions of rows take longer than one statement may.
+async fn in_pages(client: &tokio_postgres::Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+    let mut all = 0;
+    loop {
+        let changed = client.execute(sql, parameters).await?;
+        all += changed;
+        if changed < PAGE {
+            return Ok(all);
+        }
+    }
 }
 
 /// Puts deliveries away. They are not removed before their time: what was not sent, and why, can be looked up.
@@ -221,15 +239,17 @@ pub(super) async fn discard(config: &Config, which: &Discard, json: bool) -> Res
     let (client, _, schema) = super::connect(config, Purpose::Work).await?;
     super::require_schema(&client, &schema).await?;
     let put_away = schema.sql(&format!(
-        "UPDATE items_listen.delivery d
+        "UPDATE items_listen.delivery
          SET state = 'superseded', settled_at = clock_timestamp(), reason = '{}', lease = NULL, lease_until = NULL, leased_by = NULL
-         WHERE {MATCHES} AND d.state = $5 AND (cardinality($6::bigint[]) = 0 OR d.id = ANY ($6))",
+         WHERE id IN (SELECT d.id FROM items_listen.delivery d
+                      WHERE {MATCHES} AND d.state = $5 AND (cardinality($6::bigint[]) = 0 OR d.id = ANY ($6))
+                      ORDER BY d.id LIMIT {PAGE} FOR UPDATE)",
         Reason::Discarded.as_str()
     ));
     let state = if *pending { "pending" } else { "dead" };
     let parameters: [&(dyn ToSql + Sync); 6] =
         [&filter.endpoint, &filter.watch, &filter.reason, &filter.older_than_seconds(), &state, &ids];
-    let discarded = client.execute(put_away.as_str(), &parameters).await?;
+    let discarded = in_pages(&client, &put_away, &parameters).await?;
     if json {
         print(&serde_json::json!({ "discarded": discarded }).to_string());
     } else {

@@ -58,7 +58,7 @@ struct Delivered {
 
 impl Delivered {
     fn is_settled(&self) -> bool {
-        self.state == "delivered" || self.state == "dead" || self.is_paused()
+        self.state != "pending" || self.is_paused()
     }
 
     fn is_paused(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::event::rule::{Data, On, Rule, Tree};
 use crate::event::template::{Leaf, Text};
 use crate::severity::{Bands, Compare, Scale, Severity};
 use crate::storm::Storm;
-use crate::watch::{Override, Relation, Source, Watch, short_hash};
+use crate::watch::{Override, Relation, Source, Watch};
 
 /// The message of a watch that gives none.
 const MESSAGE_DEFAULT: &str = "{{ watch }} {{ key }} at {{ count }} of {{ threshold }}";
@@ -51,7 +51,7 @@ pub(super) fn default_watch(endpoints: &[String], fallback: Option<i64>) -> Watc
         data: Data::Full,
         on: On::WORDS.iter().find(|(word, _)| *word == "reading").map_or(On::transitions(), |(_, on)| *on),
         min_severity: Severity::Warning,
-        collapse: None,
+        collapses: false,
     };
     Watch {
         name: "items".into(),
@@ -290,11 +290,8 @@ fn rule(node: &Node, endpoints: &[String], key: &[String], mistakes: &mut Mistak
     let endpoints = endpoints_of(&mut section, endpoints, mistakes);
     section.finish(mistakes);
     let (channels, event, data, on) = (channels?, event?, data?, on?);
-    let collapse = matches!(data, Data::Thin).then(|| {
-        let sources: Vec<&str> = channels.iter().map(Text::source).collect();
-        short_hash(&format!("{sources:?} {:?} {on:?} {min_severity:?}", event.source()))
-    });
-    Some(Rule { endpoints: endpoints?, channels, event, data, on, min_severity, collapse })
+    let collapses = matches!(data, Data::Thin);
+    Some(Rule { endpoints: endpoints?, channels, event, data, on, min_severity, collapses })
 }
 
 fn endpoints_of(section: &mut Section<'_>, known: &[String], mistakes: &mut Mistakes) -> Option<Vec<String>> {

@@ -7,48 +7,66 @@ use super::{Daemon, instance};
 use crate::error::Error;
 use crate::{outbox, retention};
 
+/// How often what need not be kept is looked for: every so many rounds.
+const ROUNDS_PER_SWEEP: u32 = 6;
+
 /// The work, and whether it is under way. It ends with the session that began it.
 #[derive(Debug, Default)]
 pub(super) struct House {
-    work: JoinSet<()>,
+    work: JoinSet<bool>,
+    rounds: u32,
+    /// It was said that it cannot be done.
+    named: bool,
 }
 
 impl House {
     /// Begins, unless the last time has not ended yet.
     pub(super) fn keep(&mut self, daemon: &Daemon) {
-        while self.work.try_join_next().is_some() {}
-        if self.work.is_empty() {
-            let daemon = daemon.clone();
-            self.work.spawn(async move {
-                // A fault here is no reason to lose a session that works; the next time may do better.
-                if let Err(error) = keep(&daemon).await {
-                    tracing::debug!(%error, "housekeeping");
-                }
-            });
+        while let Some(ended) = self.work.try_join_next() {
+            self.named = !ended.unwrap_or(false);
         }
+        if !self.work.is_empty() {
+            return;
+        }
+        let (daemon, named, sweeps) = (daemon.clone(), self.named, self.rounds % ROUNDS_PER_SWEEP == 0);
+        self.rounds = self.rounds.wrapping_add(1);
+        self.work.spawn(async move {
+            // A fault here is no reason to lose a session that works; the next time may do better.
+            let kept = keep(&daemon, sweeps).await;
+            if let Err(error) = &kept
+                && !error.is_lost()
+                && !named
+            {
+                tracing::warn!(%error, "housekeeping fails: what is too old is neither given up nor removed; tried again");
+            }
+            kept.is_ok()
+        });
     }
 }
 
-async fn keep(daemon: &Daemon) -> Result<(), Error> {
-    let client = daemon.pool.get().await?;
-    let schema = &daemon.schema;
-    instance::bury(&client, schema).await?;
+async fn keep(daemon: &Daemon, sweeps: bool) -> Result<(), Error> {
+    let (pool, schema) = (&daemon.pool, &daemon.schema);
+    instance::bury(&*pool.get().await?, schema).await?;
     for endpoint in &daemon.config.endpoints {
-        let expired = outbox::expire(&client, schema, &endpoint.name, endpoint.retry.give_up_after).await?;
+        let give_up_after = endpoint.retry.give_up_after;
+        let expired = outbox::expire(&*pool.get().await?, schema, &endpoint.name, give_up_after).await?;
         if expired > 0 {
             tracing::error!(endpoint = endpoint.name, deliveries = expired, "dead: older than give_up_after");
         }
     }
-    for endpoint in outbox::orphaned_endpoints(&client, schema).await? {
+    let orphaned = outbox::orphaned_endpoints(&*pool.get().await?, schema).await?;
+    for endpoint in orphaned {
         let longest = crate::retry::Retry::default().give_up_after;
-        let expired = outbox::expire(&client, schema, &endpoint, longest).await?;
+        let expired = outbox::expire(&*pool.get().await?, schema, &endpoint, longest).await?;
         if expired > 0 {
             tracing::error!(endpoint, deliveries = expired, "dead: no daemon has this endpoint, and they are older than a day");
         }
     }
-    let removed = retention::sweep(&client, schema, &daemon.database.retention).await?;
-    if removed > 0 {
-        tracing::info!(rows = removed, "removed what is older than [database] retention keeps");
+    if sweeps {
+        let removed = retention::sweep(pool, schema, &daemon.database.retention).await?;
+        if removed > 0 {
+            tracing::info!(rows = removed, "removed what is older than [database] retention keeps");
+        }
     }
     Ok(())
 }

@@ -54,6 +54,8 @@ pub(super) struct Keeper {
     wanting: HashSet<i32>,
     /// Watches that lack something only a person can mend.
     lacking: HashSet<i32>,
+    /// A connection was lost in the midst of some work.
+    lost: bool,
 }
 
 /// A piece of work that has ended.
@@ -76,6 +78,7 @@ impl Keeper {
             degraded: HashSet::new(),
             wanting: HashSet::new(),
             lacking: HashSet::new(),
+            lost: false,
         }
     }
 
@@ -233,8 +236,9 @@ impl Keeper {
         // A recount that gave way to somebody is no fault of the watch's.
         let gave_way = kind == Kind::Recount && (error.sqlstate() == Some("57014") || error.sqlstate() == Some("55P03"));
         self.pause.insert((kind, id), (Instant::now() + pause, pause));
-        if error.is_about_the_server() {
-            // Whoever holds the session says so; the watch is as well as it was.
+        if error.is_lost() && !std::mem::replace(&mut self.lost, true) {
+            // Whoever holds the session says so; the watch is as well as it was. But what is lost again and again while the
+            // session lives is the watch's own.
             tracing::debug!(watch = self.name(id), %error, "put off");
             return;
         }

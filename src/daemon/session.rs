@@ -28,6 +28,8 @@ use crate::source::payload;
 use crate::source::poll::{self, Beat, Telling};
 use crate::watch::Source;
 
+/// No fold takes so long: what is waited for is lost, though its socket may not know.
+const FOLD_PATIENCE: Duration = Duration::from_secs(300);
 /// How long the daemon stays awake after the last row, so that a steady stream of writers never rings.
 const LINGER: Duration = Duration::from_millis(20);
 /// How often it looks while it lingers.
@@ -217,7 +219,9 @@ impl Pipeline<'_> {
             self.whole_scan_at = Instant::now() + WHOLE_SCAN_EVERY;
             self.engine.forget_snapshot();
         }
-        let work = match self.engine.fold().await? {
+        let folded = tokio::time::timeout(FOLD_PATIENCE, self.engine.fold());
+        let silent = |_| Error::Unavailable(format!("the folding session has not come to an end for {FOLD_PATIENCE:?}"));
+        let work = match folded.await.map_err(silent)?? {
             Folded::Busy => Work::None,
             Folded::Done { rows, complete, more, marked } => {
                 self.keeper.recount(&marked);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{CancelToken, Client, Config, Connection, SimpleQueryMessage};
+use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::socket::Socket;
@@ -46,7 +46,8 @@ impl Purpose {
     fn statement_timeout(self) -> Option<Duration> {
         match self {
             Purpose::Listen { .. } | Purpose::Work => Some(Duration::from_secs(10)),
-            Purpose::Install => Some(Duration::from_secs(15)),
+            // A changed policy marks every key of its watch.
+            Purpose::Install => Some(Duration::from_secs(30)),
             Purpose::Fold => Some(Duration::from_secs(30)),
             Purpose::Recount | Purpose::Migrate => None,
         }
@@ -199,16 +200,6 @@ impl Connector {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(Error::Unavailable(format!("{} did not answer within {CONNECT_TIMEOUT:?}", self.describe()))),
         }
-    }
-
-    /// Cancels what a session of ours is doing.
-    ///
-    /// # Errors
-    /// The server cannot be reached.
-    pub async fn cancel(&self, token: &CancelToken) -> Result<(), Error> {
-        let socket = Socket::connect(&self.config, 0, Purpose::Work.patience()).await;
-        let tls = tls_for(&self.config, &self.tls, 0);
-        Ok(token.cancel_query_raw(socket, tls).await?)
     }
 
     /// Refuses to work through a pooler that gives each transaction another server session: LISTEN, advisory locks and

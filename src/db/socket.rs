@@ -25,6 +25,8 @@ pub struct Socket {
     /// When what was written must be answered.
     deadline: Option<Pin<Box<Sleep>>>,
     text: Text,
+    /// The last bytes that came: the end of an answer may come in two pieces.
+    tail: Vec<u8>,
 }
 
 /// Whether what goes through can be read.
@@ -42,6 +44,7 @@ enum Text {
 /// <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const READY_FOR_QUERY: [u8; 5] = [b'Z', 0, 0, 0, 5];
+const TLS_HANDSHAKE: u8 = 0x16;
 
 #[derive(Debug)]
 enum Stream {
@@ -55,7 +58,7 @@ impl Socket {
     /// Connects to one of the hosts of a configuration, by its index.
     pub async fn connect(config: &Config, index: usize, patience: Option<Duration>) -> Socket {
         let stream = stream(config, index).await.unwrap_or_else(|error| Stream::Failed(Some(error)));
-        Socket { stream, patience, deadline: None, text: Text::Unknown }
+        Socket { stream, patience, deadline: None, text: Text::Unknown, tail: Vec::new() }
     }
 
     /// Something is asked, or not answered whole: it is from now on that the answer may take so long.
@@ -72,10 +75,16 @@ impl Socket {
     fn take_in(&mut self, context: &mut Context<'_>, bytes: &[u8]) {
         match self.text {
             Text::Asked => self.text = if bytes.first() == Some(&b'S') { Text::Encrypted } else { Text::Plain },
-            Text::Plain if self.deadline.is_some() && !bytes.windows(5).any(|window| window == READY_FOR_QUERY) => {
-                return self.expect_answer(context);
+            Text::Plain => {
+                self.tail.extend_from_slice(bytes);
+                let whole = self.tail.windows(READY_FOR_QUERY.len()).any(|window| window == READY_FOR_QUERY);
+                let kept = if whole { 0 } else { READY_FOR_QUERY.len() - 1 };
+                self.tail.drain(..self.tail.len().saturating_sub(kept));
+                if !whole && self.deadline.is_some() {
+                    return self.expect_answer(context);
+                }
             }
-            Text::Unknown | Text::Plain | Text::Encrypted => {}
+            Text::Unknown | Text::Encrypted => {}
         }
         self.deadline = None;
     }
@@ -83,7 +92,9 @@ impl Socket {
 
 async fn stream(config: &Config, index: usize) -> io::Result<Stream> {
     let port = config.get_ports().get(index).or(config.get_ports().first()).copied().unwrap_or(5432);
-    let within = config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
+    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
+    // Each host its share: one that swallows everything must not use up the time of the next.
+    let within = config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(10)) / u32::try_from(hosts).unwrap_or(1);
     let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "connecting timed out");
     let host = match (config.get_hostaddrs().get(index), config.get_hosts().get(index)) {
         (Some(address), _) => address.to_string(),
@@ -134,7 +145,12 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.text == Text::Unknown {
-            self.text = if bytes == SSL_REQUEST { Text::Asked } else { Text::Plain };
+            self.text = match bytes {
+                _ if bytes == SSL_REQUEST => Text::Asked,
+                // A handshake without asking first (sslnegotiation=direct).
+                [TLS_HANDSHAKE, ..] => Text::Encrypted,
+                _ => Text::Plain,
+            };
         }
         if self.deadline.is_none() {
             self.expect_answer(context);
@@ -189,9 +205,12 @@ mod tests {
         assert!(idle.is_err(), "{idle:?}");
         // Asked and answered.
         socket.write_all(b"?").await.expect("written");
-        server.write_all(b"Z\0\0\0\x05I").await.expect("answered");
-        let mut answer = [0; 6];
-        socket.read_exact(&mut answer).await.expect("the answer");
+        server.write_all(b"Z\0").await.expect("a part of the answer");
+        let mut answer = [0; 2];
+        socket.read_exact(&mut answer).await.expect("a part of the answer");
+        server.write_all(b"\0\0\x05I").await.expect("the rest");
+        let mut answer = [0; 4];
+        socket.read_exact(&mut answer).await.expect("the rest");
         let idle = tokio::time::timeout(Duration::from_millis(200), socket.read_u8()).await;
         assert!(idle.is_err(), "{idle:?}");
         // Asked, and not answered, on a connection that stands.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -123,10 +124,9 @@ impl Post {
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => match done {
                     Ok(done) => self.done(done),
                     Err(error) => {
-                        // A panic in a request or settlement: its leases end by themselves.
+                        // A panic in a settlement or claim: its leases end by themselves.
                         tracing::error!(endpoint = self.endpoint.name, %error, "work ended unexpectedly");
                         (self.settling, self.claiming) = (false, false);
-                        self.requests = 0;
                     }
                 },
                 command = commands.recv() => match command {
@@ -177,7 +177,9 @@ impl Post {
                     let _wrong_on_purpose = settle(&context, &endpoint, &settled, None).await;
                 }
                 point!("send.before");
-                let answer = sender.send(Load::of(&request)).await;
+                // A panic is no answer: the lanes that wait for one must go on.
+                let sent = std::panic::AssertUnwindSafe(sender.send(Load::of(&request))).catch_unwind().await;
+                let answer = sent.unwrap_or_else(|_| Answer::NoConnection("sending panicked; see the log".to_owned()));
                 point!("send.after");
                 Done::Answered { request, answer, took: started.elapsed() }
             });
@@ -533,7 +535,8 @@ impl Post {
 
 /// Whether one that waits behind it says all that it would, and more recently.
 fn is_superseded(parcel: &Parcel, behind: &[Parcel]) -> bool {
-    parcel.collapse.is_some() && behind.iter().any(|later| later.collapse == parcel.collapse)
+    // (Something older may stand behind it: dead, and sent again by hand.)
+    parcel.collapse.is_some() && behind.iter().any(|later| later.id > parcel.id && later.collapse == parcel.collapse)
 }
 
 fn settled(parcel: &Parcel, state: &'static str, reason: Option<Reason>, answer: Option<String>) -> Settlement {

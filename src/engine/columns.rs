@@ -295,14 +295,15 @@ pub(super) const STORM: &str = "
     ON CONFLICT (watch) DO UPDATE SET began_at = excluded.began_at, told = excluded.told, critical = excluded.critical,
         due_at = excluded.due_at, from_seq = excluded.from_seq";
 
-/// Of each key what was last said in a window, if it was left to the digest.
+/// What the keys of which something was left to a digest went through since then, key by key and in order.
 pub(super) const DIGEST: &str = "
-    SELECT l.id, l.episode, l.seq, l.key, l.transition, l.reason, l.severity, l.previous, l.count, l.threshold, l.percent,
-           l.message, l.at
-    FROM (SELECT DISTINCT ON (key) * FROM items_listen.event
-          WHERE watch = $1 AND seq >= $2 AND previous IS NOT NULL
-          ORDER BY key, seq DESC) AS l
-    WHERE l.digest";
+    DECLARE digest NO SCROLL CURSOR FOR
+    SELECT e.id, e.episode, e.seq, e.key, e.transition, e.reason, e.severity, e.previous, e.count, e.threshold, e.percent,
+           e.message, e.at, e.digest
+    FROM (SELECT *, bool_or(digest) OVER (PARTITION BY key) AS is_in FROM items_listen.event
+          WHERE watch = {watch} AND seq >= {from_seq} AND previous IS NOT NULL) AS e
+    WHERE e.is_in
+    ORDER BY e.key, e.seq";
 
 pub(super) const SEQS: &str = "SELECT nextval('items_listen.seq') FROM generate_series(1, $1::bigint)";
 

@@ -2,7 +2,9 @@
 //!
 //! Invariants. What is left to a digest is in `event` with `digest` set, and its watch's row in `storm` has a `due_at`
 //! and a `from_seq` not later than it: both are written in the transaction that wrote the alert, so a crash loses
-//! neither. Of each key a digest tells only what was said last in its window; what went out singly since needs no telling.
+//! neither. Of each key a digest tells each rule only what was last of what that rule wants; what went out singly since
+//! needs no telling. A digest's `seq` is greater than those of the transitions that it tells, and each of its keys has
+//! its own: whoever hears a digest late can tell what it has heard since.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,15 +20,14 @@ use super::write::Telling;
 use crate::error::Error;
 use crate::evaluate::{Reason, Transition};
 use crate::event::Event;
-use crate::event::rule::Rule;
 use crate::severity::Severity;
 use crate::storm::{Storm, Window};
-use crate::watch::Key;
+use crate::watch::{Key, short_hash};
 
 /// So many of the worst keys are named in a digest.
 const WORST_MAX: usize = 10;
-/// A digest is not about one key: this is its lane's.
-const LANE_KEY: &str = "[]";
+/// So many events are read at a time.
+const PAGE: usize = 5_000;
 /// So many digests are stored at a time.
 const CHUNK: usize = 500;
 
@@ -126,6 +127,9 @@ impl Stored {
 /// The channels of a digest; `None` where they are those of every event of the rule.
 type Channels = Option<Result<Vec<String>, String>>;
 
+/// What one key went through in a window, in order; and whether each was left to the digest.
+type Passage = Vec<(Event, Transition, Severity, bool)>;
+
 /// Writes one digest per rule and set of channels.
 async fn tell_due(
     told: &mut Telling<'_>,
@@ -134,31 +138,63 @@ async fn tell_due(
     unread: Option<i64>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let rows = told.client.query(&told.writer.digest, &[&served.watch.name, &from_seq]).await?;
-    let rules = &served.watch.rules;
-    let mut groups: BTreeMap<(usize, Channels), Group> = BTreeMap::new();
-    let low = served.watch.policy.scale.compare.is_low();
-    for row in &rows {
-        let Some((event, transition, previous)) = read(served, row, unread) else { continue };
-        for (index, rule) in rules.iter().enumerate() {
-            if rule.wants_transition(transition, previous, event.severity) {
-                let channels = if rule.has_constant_channels() { None } else { Some(rule.channels_of(&event)) };
-                if channels.as_ref().is_none_or(|channels| *channels != Ok(Vec::new())) {
-                    groups.entry((index, channels)).or_default().add(&event, low);
-                }
+    let mut groups = Groups::new();
+    // Page by page: a storm of millions takes no more memory than its groups, and the server is not left waiting.
+    let cursor = told.writer.digest_cursor(&served.watch.name, from_seq);
+    told.client.batch_execute(&cursor).await?;
+    let mut passage = Passage::new();
+    loop {
+        let page = told.client.query(&format!("FETCH {PAGE} FROM digest"), &[]).await?;
+        for row in &page {
+            let Some((event, transition, previous)) = read(served, row, unread) else { continue };
+            if passage.last().is_some_and(|(before, ..)| before.key != event.key) {
+                groups.add(served, &std::mem::take(&mut passage));
             }
+            passage.push((event, transition, previous, row.get("digest")));
+        }
+        if page.len() < PAGE {
+            break;
         }
     }
+    groups.add(served, &passage);
+    told.client.batch_execute("CLOSE digest").await?;
+    let groups = groups.0;
     let seqs = told.client.query(&told.writer.seqs, &[&i64::try_from(groups.len()).unwrap_or(i64::MAX)]).await?;
     let mut seqs = seqs.iter().map(|row| row.get::<_, i64>(0));
     let mut chunk = Vec::new();
     for ((index, channels), group) in groups {
-        chunk.push(group.tell(served, &rules[index], channels, seqs.next().unwrap_or_default(), unread, now));
+        chunk.push(group.tell(served, index, channels, seqs.next().unwrap_or_default(), unread, now));
         if chunk.len() == CHUNK {
             told.store(&std::mem::take(&mut chunk)).await?;
         }
     }
     told.store(&chunk).await
+}
+
+/// The digests of one watch: one per rule, by its place, and set of channels.
+struct Groups(BTreeMap<(usize, Channels), Group>);
+
+impl Groups {
+    fn new() -> Groups {
+        Groups(BTreeMap::new())
+    }
+
+    /// Adds a key. For each rule counts what was last of what that rule wants to hear: if it went out singly, the rule
+    /// has heard it.
+    fn add(&mut self, served: &Served, passage: &Passage) {
+        let low = served.watch.policy.scale.compare.is_low();
+        for (index, rule) in served.watch.rules.iter().enumerate() {
+            let last = passage
+                .iter()
+                .rev()
+                .find(|(event, transition, previous, _)| rule.wants_transition(*transition, *previous, event.severity));
+            let Some((event, _, _, true)) = last else { continue };
+            let channels = if rule.has_constant_channels() { None } else { Some(rule.channels_of(event)) };
+            if channels.as_ref().is_none_or(|channels| *channels != Ok(Vec::new())) {
+                self.0.entry((index, channels)).or_default().add(event, low);
+            }
+        }
+    }
 }
 
 /// An event as it was written, the transition that it is about, and the severity before it.
@@ -215,16 +251,19 @@ impl Group {
         }
     }
 
-    fn tell(mut self, served: &Served, rule: &Rule, channels: Channels, seq: i64, unread: Option<i64>, now: Timestamp) -> Told {
+    fn tell(mut self, served: &Served, index: usize, channels: Channels, seq: i64, unread: Option<i64>, now: Timestamp) -> Told {
+        let rule = &served.watch.rules[index];
+        // A digest is not about one key: each audience has a lane of its own, so that none waits for another's.
+        let lane = format!("[\"digest {index} {}\"]", short_hash(&format!("{channels:?}")));
         if self.keys == 1
             && let Some(only) = self.worst.pop()
         {
             // One alone is told as what it is.
-            let lane_key = Key::from_object(&served.watch.key, &only.key).map_or_else(|_| LANE_KEY.to_owned(), |key| key.text);
-            let parcels = outgoing(rule, rule.render(&only));
+            let lane_key = Key::from_object(&served.watch.key, &only.key).map_or(lane, |key| key.text);
+            let parcels = outgoing(rule, &only, rule.render(&only));
             return Told { event: only, lane_key, parcels, digest: false, stored: true };
         }
-        let key = Key { text: LANE_KEY.to_owned(), object: self.common.take().unwrap_or_default() };
+        let key = Key { text: lane, object: self.common.take().unwrap_or_default() };
         let mut event = tell::event(served, &key, self.keys, None, seq, now, unread);
         event.transition = "digest";
         event.severity = self.worst.first().map_or(Severity::Info, |event| event.severity);
@@ -235,7 +274,7 @@ impl Group {
             Some(Ok(channels)) => rule.render_to(&event, channels),
             Some(Err(what)) => Err(what),
         };
-        Told { lane_key: key.text, parcels: outgoing(rule, rendered), event, digest: false, stored: false }
+        Told { lane_key: key.text, parcels: outgoing(rule, &event, rendered), event, digest: false, stored: false }
     }
 
     /// How many keys now have each severity.
@@ -259,7 +298,7 @@ impl Group {
         details.extend(self.counts().map(|(severity, count)| (severity.as_str().to_owned(), json!(count))));
         let worst = self.worst.iter().map(|event| {
             json!({
-                "key": event.key, "transition": event.transition, "severity": event.severity,
+                "key": event.key, "seq": event.seq, "transition": event.transition, "severity": event.severity,
                 "count": event.count, "threshold": event.threshold, "percent": event.percent,
             })
         });

@@ -12,6 +12,7 @@ use crate::event::rule::{Message, Rule};
 use crate::outbox::Lane;
 use crate::pusher::body;
 use crate::severity::{Severity, percent};
+use crate::watch::short_hash;
 
 /// One event, to whom it goes, and the row of its history.
 pub(super) struct Told {
@@ -121,12 +122,12 @@ pub(super) fn event(
 
 fn publish<'a>(mut event: Event, lane_key: &str, served: &Served, rules: impl Iterator<Item = &'a Rule>) -> Told {
     event.message = served.watch.message.render(&minijinja::Value::from_serialize(&event)).ok();
-    let parcels = rules.flat_map(|rule| outgoing(rule, rule.render(&event))).collect();
+    let parcels = rules.flat_map(|rule| outgoing(rule, &event, rule.render(&event))).collect();
     Told { event, lane_key: lane_key.to_owned(), parcels, digest: false, stored: false }
 }
 
 /// What a rule made of an event, once for each of its endpoints.
-pub(super) fn outgoing(rule: &Rule, rendered: Result<Option<Message>, String>) -> Vec<Outgoing> {
+pub(super) fn outgoing(rule: &Rule, event: &Event, rendered: Result<Option<Message>, String>) -> Vec<Outgoing> {
     let (channels, name, body, unsendable) = match rendered {
         Ok(None) => return Vec::new(),
         Ok(Some(message)) => {
@@ -135,13 +136,16 @@ pub(super) fn outgoing(rule: &Rule, rendered: Result<Option<Message>, String>) -
         }
         Err(what) => (Vec::new(), rule.event.source().to_owned(), String::new(), Some(what)),
     };
+    // The same audience under the same name; and what a person or a storm has sent is not taken back by anything else.
+    let collapses = rule.collapses && !["manual", "digest"].contains(&event.transition);
+    let collapse = collapses.then(|| short_hash(&format!("{channels:?} {name}")));
     let to = |endpoint: &String| Outgoing {
         endpoint: endpoint.clone(),
         channels: channels.clone(),
         name: name.clone(),
         body: body.clone(),
         unsendable: unsendable.clone(),
-        collapse: rule.collapse.clone(),
+        collapse: collapse.clone(),
     };
     rule.endpoints.iter().map(to).collect()
 }

@@ -44,7 +44,7 @@ pub(super) struct Writer {
     supersede: Statement,
     pub(super) storms: Statement,
     pub(super) storm: Statement,
-    pub(super) digest: Statement,
+    schema: Schema,
     pub(super) seqs: Statement,
 }
 
@@ -67,7 +67,7 @@ impl Writer {
             supersede: prepare(columns::SUPERSEDE).await?,
             storms: prepare(columns::STORMS).await?,
             storm: prepare(columns::STORM).await?,
-            digest: prepare(columns::DIGEST).await?,
+            schema: schema.clone(),
             seqs: prepare(columns::SEQS).await?,
         })
     }
@@ -183,6 +183,12 @@ impl Writer {
             }
         }
         Ok(unread)
+    }
+
+    /// Opens the cursor `digest` over a watch's window.
+    pub(super) fn digest_cursor(&self, watch: &str, from_seq: i64) -> String {
+        let sql = self.schema.sql(columns::DIGEST);
+        sql.replace("{watch}", &crate::db::literal(watch)).replace("{from_seq}", &from_seq.to_string())
     }
 
     async fn insert_deliveries(

@@ -116,9 +116,8 @@ pub struct Rule {
     pub on: On,
     /// A transition is published when it comes from or goes to at least this severity.
     pub min_severity: Severity,
-    /// What identifies the rule, where the latest of a key says all that those before it did: while the endpoint is
-    /// down only the latest is kept.
-    pub collapse: Option<String>,
+    /// The latest of a key says all that those before it did: while the endpoint is down only the latest is kept.
+    pub collapses: bool,
 }
 
 /// What a rule makes of an event.

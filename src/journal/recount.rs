@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{CancelToken, Client};
+use tokio_postgres::Client;
 
 use super::definition::Definition;
 use super::trigger;
@@ -58,7 +58,7 @@ pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Resul
         return Ok(Outcome::Busy);
     }
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
-    let guard = tokio::spawn(guard(connector.clone(), definition.relation.clone(), pid, client.cancel_token()));
+    let guard = tokio::spawn(guard(connector.clone(), definition.relation.clone(), pid));
     // The session ends with this function, and with it the lock.
     let outcome = correct(&client, schema, installed.id, installed.generation, &definition).await;
     guard.abort();
@@ -90,7 +90,7 @@ async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, def
 }
 
 /// Cancels the recount when somebody has waited for a stronger lock on the table for too long.
-async fn guard(connector: Connector, relation: String, pid: i32, cancel: CancelToken) -> Result<(), Error> {
+async fn guard(connector: Connector, relation: String, pid: i32) -> Result<(), Error> {
     let client = connector.session(Purpose::Work).await?;
     let waiting = "SELECT l.pid FROM pg_locks l
                    WHERE NOT l.granted AND l.mode = 'AccessExclusiveLock'
@@ -104,9 +104,7 @@ async fn guard(connector: Connector, relation: String, pid: i32, cancel: CancelT
             let waiter: i32 = row.get(0);
             tracing::info!(relation, waiter, "the recount gives way to a session that waits for the table");
             // The recount sees "canceling statement due to user request", and is tried again later.
-            if let Err(error) = connector.cancel(&cancel).await {
-                tracing::debug!(%error, "cancel");
-            }
+            client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await?;
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use super::classify::{Answer, SKEW_SECONDS_MAX, date, retry_after};
+use super::classify::{Answer, SKEW_SECONDS_MAX, date, effective_status, retry_after};
 use super::sign;
 use crate::config::Pusher;
 use crate::error::Error;
@@ -15,8 +15,6 @@ use crate::error::Error;
 /// Nothing that an endpoint answers is worth reading further; an endless body must not be.
 const ANSWER_BYTES_MAX: usize = 4_096;
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
-/// A smaller difference between the clocks is the time that the answer took, or nobody's business.
-const SKEW_CORRECTED_SECONDS_MIN: u64 = 30;
 const LIBRARY: &str = concat!("items-listen ", env!("CARGO_PKG_VERSION"));
 
 /// A client for one application on one server.
@@ -28,6 +26,8 @@ pub struct Client {
     signed_prefix: String,
     /// By how many seconds the endpoint's clock was ahead of ours at its last answer.
     skew: Arc<AtomicI64>,
+    /// By how many seconds ours is corrected, since the endpoint refused a signature by it.
+    correction: Arc<AtomicI64>,
 }
 
 impl Client {
@@ -62,6 +62,7 @@ impl Client {
             signed_prefix: if pusher.sign_path { prefix } else { String::new() },
             pusher: Arc::new(pusher.clone()),
             skew: Arc::default(),
+            correction: Arc::default(),
         })
     }
 
@@ -97,17 +98,21 @@ impl Client {
         (skew.unsigned_abs() > SKEW_SECONDS_MAX).then_some(skew)
     }
 
-    /// The time to sign for: the endpoint's, where its answers tell that this host's clock is wrong.
+    /// The time to sign for: by the endpoint's clock, if it has refused ours.
     fn now(&self) -> i64 {
-        let skew = self.skew.load(Ordering::Relaxed);
-        let skew = if skew.unsigned_abs() < SKEW_CORRECTED_SECONDS_MIN { 0 } else { skew };
-        Timestamp::now().as_second().saturating_add(skew)
+        Timestamp::now().as_second().saturating_add(self.correction.load(Ordering::Relaxed))
     }
 
+    /// A Date may be a proxy's, which knows nothing of the application's clock. So it is believed only once a signature
+    /// was refused that was far from it, and no longer when one close to it is refused as well.
     fn learn(&self, answer: Answer, signed_at: i64) -> Answer {
-        if let Answer::Http { skew: Some(skew), .. } = answer {
-            let date = signed_at.saturating_add(skew);
-            self.skew.store(date.saturating_sub(Timestamp::now().as_second()), Ordering::Relaxed);
+        if let Answer::Http { skew: Some(off), status, ref body, .. } = answer {
+            let skew = signed_at.saturating_add(off).saturating_sub(Timestamp::now().as_second());
+            self.skew.store(skew, Ordering::Relaxed);
+            if effective_status(status, body) == 401 {
+                let correction = if off.unsigned_abs() > SKEW_SECONDS_MAX { skew } else { 0 };
+                self.correction.store(correction, Ordering::Relaxed);
+            }
         }
         answer
     }

@@ -161,3 +161,30 @@ async fn what_is_over_is_kept_as_long_as_it_says_and_no_longer() {
     database.sql("DELETE FROM orders").await;
     assert_eq!(said(&receiver.wait_for(1).await), expected(&[("resolved", "info", 0)]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_to_another_audience_or_under_another_name_is_never_taken_back() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let thin = ORDERS.replace("private-tenant.{{ key.tenant_id }}.orders", "alerts.{{ severity }}");
+    let thin = thin.replace("event = \"orders.many\"", "event = \"orders.{{ transition }}\"\ndata = \"thin\"");
+    let mut daemon = daemon(&config(&database, &receiver, &thin));
+    receiver.status(503);
+    daemon.start().await;
+    insert(&database, 1, 20).await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    insert(&database, 1, 10).await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    database.sql("DELETE FROM orders").await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    assert_eq!(daemon.run(&["--trigger", "99", "--key", "tenant_id=1", "--timeout", "1s"]).await.0, 69);
+    receiver.status(200);
+    let events = receiver.wait_for(4).await;
+    let heard: Vec<(&str, &str)> = events.iter().map(|event| (event.channels[0].as_str(), event.name.as_str())).collect();
+    let all = [
+        ("alerts.warning", "orders.raised"),
+        ("alerts.critical", "orders.escalated"),
+        ("alerts.info", "orders.resolved"),
+        ("alerts.critical", "orders.manual"),
+    ];
+    assert_eq!(heard, all);
+}

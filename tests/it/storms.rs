@@ -185,3 +185,21 @@ fn resident_kib(pid: u32) -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a high-water mark");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rule_did_not_want_to_hear_hides_nothing_that_it_wants() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    // The first rule never hears of an escalation: of a key that was raised in the storm and escalated it must still be
+    // told that it was raised.
+    let watches = STORMY
+        .replace("per = \"2s\"", "per = \"4s\"")
+        .replace("event = \"orders.many\"", "event = \"orders.many\"\non = [\"raised\", \"resolved\"]");
+    let mut daemon = daemon(&config(&database, &receiver, &watches));
+    daemon.start().await;
+    database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 10) t, generate_series(1, 20)").await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 10) t, generate_series(1, 4)").await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    let events = receiver.wait("a digest", |events| !digests(events).is_empty()).await;
+    assert_eq!((tenants(&events).len(), digests(&events)[0].number("count")), (5, 5), "five singly, five in the digest");
+}
