@@ -1,11 +1,13 @@
 //! The database: how sessions are opened, what they set, and the schema they rely on.
 
+pub mod connect;
 pub mod locks;
 pub mod migrate;
 pub mod pool;
 pub mod schema;
 pub mod session;
 pub mod socket;
+pub mod tls;
 
 /// Quotes an identifier for SQL.
 pub fn quote(identifier: &str) -> String {

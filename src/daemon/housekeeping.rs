@@ -28,7 +28,7 @@ impl House {
         if !self.work.is_empty() {
             return;
         }
-        let (daemon, named, sweeps) = (daemon.clone(), self.named, self.rounds % ROUNDS_PER_SWEEP == 0);
+        let (daemon, named, sweeps) = (daemon.clone(), self.named, self.rounds.is_multiple_of(ROUNDS_PER_SWEEP));
         self.rounds = self.rounds.wrapping_add(1);
         self.work.spawn(async move {
             // A fault here is no reason to lose a session that works; the next time may do better.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{Client, Connect, Hook, HookError, Manager, ManagerConfig, RecyclingMethod, Runtime};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::session::{self, Connector, Purpose};
+use super::connect;
+use super::session::{Connector, Purpose};
 use crate::dispatch::lock;
 use crate::error::Error;
 
@@ -29,7 +30,7 @@ impl Connect for Opener {
     fn connect(&self, config: &tokio_postgres::Config) -> Opening<'_> {
         let config = config.clone();
         Box::pin(async move {
-            let (client, driver) = session::open(&config, &self.0, Purpose::Work.patience()).await?;
+            let (client, driver) = connect::open(&config, &self.0, Purpose::Work.patience()).await?;
             let driving = tokio::spawn(async move {
                 // Whoever uses the client sees the error there.
                 let _ended = driver.await;

@@ -1,15 +1,14 @@
 //! One session: the connection string, TLS, and the settings that every session of ours makes itself.
 
 use std::str::FromStr as _;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage};
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::socket::Socket;
+use super::connect::{self, Driver};
+use super::tls;
 use crate::config::Secret;
 use crate::error::Error;
 
@@ -160,9 +159,6 @@ impl std::fmt::Debug for Connector {
     }
 }
 
-/// A connection that somebody has to drive.
-pub type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
-
 impl Connector {
     /// Prepares for connecting.
     ///
@@ -170,7 +166,7 @@ impl Connector {
     /// A URL that is wrong, or certificates that cannot be read.
     pub fn new(url: &Secret, schema: &str) -> Result<Connector, Error> {
         let parsed = parse_url(url).map_err(|what| Error::Failed(format!("database.url: {what}")))?;
-        let tls = MakeRustlsConnect::new(tls_config(&parsed)?);
+        let tls = MakeRustlsConnect::new(tls::config(parsed.roots.as_deref(), parsed.verify)?);
         Ok(Connector { config: parsed.config, tls, schema: schema.to_owned() })
     }
 
@@ -196,7 +192,7 @@ impl Connector {
     /// # Errors
     /// The database cannot be reached, or refuses.
     pub async fn open(&self, purpose: Purpose) -> Result<(Client, Driver), Error> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, open(&self.config, &self.tls, purpose.patience())).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, connect::open(&self.config, &self.tls, purpose.patience())).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(Error::Unavailable(format!("{} did not answer within {CONNECT_TIMEOUT:?}", self.describe()))),
         }
@@ -295,63 +291,6 @@ impl Connector {
     }
 }
 
-/// Connects to the first host that answers and is of the kind that is wanted.
-pub async fn open(
-    config: &Config,
-    tls: &MakeRustlsConnect,
-    patience: Option<Duration>,
-) -> Result<(Client, Driver), tokio_postgres::Error> {
-    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
-    let mut index = 0;
-    loop {
-        let socket = Socket::connect(config, index, patience).await;
-        let connected = match config.connect_raw(socket, tls_for(config, tls, index)).await {
-            Ok((client, driver)) => of_the_kind(config, client, driver).await,
-            Err(error) => Err(Some(error)),
-        };
-        index += 1;
-        match connected {
-            Ok(connected) => return Ok(connected),
-            Err(Some(error)) if index == hosts => return Err(error),
-            // Of the wrong kind: the last one there is is taken all the same, and says itself what it cannot do.
-            Err(None) if index == hosts => {
-                let socket = Socket::connect(config, index - 1, patience).await;
-                return config.connect_raw(socket, tls_for(config, tls, index - 1)).await;
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// Whether it is what `target_session_attrs` asks for.
-async fn of_the_kind(
-    config: &Config,
-    client: Client,
-    mut driver: Driver,
-) -> Result<(Client, Driver), Option<tokio_postgres::Error>> {
-    let wanted = match config.get_target_session_attrs() {
-        TargetSessionAttrs::ReadWrite => "off",
-        TargetSessionAttrs::ReadOnly => "on",
-        _ => return Ok((client, driver)),
-    };
-    let asked = tokio::select! {
-        asked = client.simple_query("SHOW transaction_read_only") => asked.map_err(Some)?,
-        ended = &mut driver => return Err(ended.err()),
-    };
-    let is = asked.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(wanted)));
-    if is { Ok((client, driver)) } else { Err(None) }
-}
-
-fn tls_for(config: &Config, tls: &MakeRustlsConnect, index: usize) -> <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect {
-    let host = match config.get_hosts().get(index) {
-        Some(Host::Tcp(host)) => host.as_str(),
-        // There is no TLS over a Unix socket.
-        Some(Host::Unix(_)) | None => "",
-    };
-    let Ok(connect) = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls.clone(), host);
-    connect
-}
-
 /// Which server process answers. Without a prepared statement, which a pooler might not keep either.
 async fn backend(client: &Client) -> Result<String, Error> {
     let messages = client.simple_query("SELECT pg_backend_pid()").await?;
@@ -360,90 +299,6 @@ async fn backend(client: &Client) -> Result<String, Error> {
         _ => None,
     });
     pid.ok_or_else(|| Error::Failed("the server did not say which process it is".to_owned()))
-}
-
-fn tls_config(parsed: &Parsed) -> Result<rustls::ClientConfig, Error> {
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Failed(format!("TLS: {error}")))?;
-    if !parsed.verify {
-        // As libpq's prefer and require: encrypted, but whom we talk to is not checked.
-        return Ok(builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(unverified::Unverified::new()))
-            .with_no_client_auth());
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    match &parsed.roots {
-        Some(path) => {
-            use rustls::pki_types::pem::PemObject as _;
-            let unreadable =
-                |error: &dyn std::fmt::Display| Error::Failed(format!("sslrootcert: {path} cannot be read: {error}"));
-            let certificates = rustls::pki_types::CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unreadable(&error))?;
-                roots.add(certificate).map_err(|error| unreadable(&error))?;
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Certificates that are looked at, but not verified: what `sslmode=prefer` and `require` mean.
-mod unverified {
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-
-    #[derive(Debug)]
-    pub(super) struct Unverified {
-        algorithms: WebPkiSupportedAlgorithms,
-    }
-
-    impl Unverified {
-        pub(super) fn new() -> Unverified {
-            Unverified { algorithms: rustls::crypto::ring::default_provider().signature_verification_algorithms }
-        }
-    }
-
-    impl ServerCertVerifier for Unverified {
-        fn verify_server_cert(
-            &self,
-            _end_entity: &CertificateDer<'_>,
-            _intermediates: &[CertificateDer<'_>],
-            _server_name: &ServerName<'_>,
-            _ocsp_response: &[u8],
-            _now: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, cert, dss, &self.algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, cert, dss, &self.algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.algorithms.supported_schemes()
-        }
-    }
 }
 
 #[cfg(test)]

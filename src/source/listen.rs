@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::db::session::{Connector, Driver, Purpose};
+use crate::db::connect::Driver;
+use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
 
 /// A notification, as it came.
