@@ -10,10 +10,12 @@ demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forev
 	@bin=$$(scripts/postgres) && scripts/building && cargo build --quiet --locked --bin items-listen --example demo \
 		&& PG_BINDIR=$$bin FOR=$(FOR) cargo run --quiet --locked --example demo
 
+# They mostly wait: more of them at once than there are processors.
 test: ## All tests, on a PostgreSQL that they start themselves
 	@scripts/tools cargo cc
 	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) \
-		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime cargo test --locked
+		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime \
+		RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked
 
 e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo
 	@scripts/tools cargo cc node npm

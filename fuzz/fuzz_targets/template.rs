@@ -42,7 +42,7 @@ fuzz_target!(init: let_engine_unwind(), |bytes: &[u8]| -> Corpus {
         data,
         on: On::transitions(),
         min_severity: Severity::Warning,
-        collapse: None,
+        collapses: false,
     };
     let _names = rule.variables();
     let event = event(&serde_json::from_str(values).unwrap_or_default());
