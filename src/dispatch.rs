@@ -16,6 +16,7 @@ pub mod endpoint;
 pub mod gate;
 pub mod lanes;
 pub mod send;
+mod settle;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

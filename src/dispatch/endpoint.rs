@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::gate::{Closed, Gate};
 use super::lanes::Lanes;
 use super::send::{Load, Sender};
+use super::settle::{Row, describe, given_back, is_superseded, settle, settled};
 use super::{Command, Context, Held, clock, lock};
 use crate::chaos::{self, Mutation, point};
 use crate::config::Endpoint;
@@ -20,8 +21,6 @@ use crate::pusher::classify::{Answer, Reason, Verdict, classify};
 
 /// No attempt is started that could end less than this before its lease.
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
-/// So much of an answer is kept with the delivery, in characters.
-const ANSWER_CHARS_KEPT: usize = 500;
 /// How many deliveries are claimed at once.
 const CLAIM_MAX: usize = 500;
 /// Whatever claims believe, so often they look at the whole outbox.
@@ -71,17 +70,6 @@ enum Done {
     /// With the ids that were still ours to settle; `None` when stopping and the database was not there.
     Settled(Vec<Settlement>, Vec<i64>),
     Claimed(Result<(Vec<Parcel>, Floor), Error>),
-}
-
-/// What is to be written into `items_listen.endpoint`.
-#[derive(Clone, Debug, Default)]
-struct Row {
-    state: &'static str,
-    reason: Option<&'static str>,
-    until: Option<Duration>,
-    succeeded: bool,
-    error: Option<String>,
-    hasten: bool,
 }
 
 impl Post {
@@ -531,79 +519,4 @@ impl Post {
             self.give_all_back();
         }
     }
-}
-
-/// Whether one that waits behind it says all that it would, and more recently.
-fn is_superseded(parcel: &Parcel, behind: &[Parcel]) -> bool {
-    // (Something older may stand behind it: dead, and sent again by hand.)
-    parcel.collapse.is_some() && behind.iter().any(|later| later.id > parcel.id && later.collapse == parcel.collapse)
-}
-
-fn settled(parcel: &Parcel, state: &'static str, reason: Option<Reason>, answer: Option<String>) -> Settlement {
-    Settlement {
-        id: parcel.id,
-        lease: parcel.lease,
-        state,
-        attempted: parcel.resent + 1,
-        delay: Duration::ZERO,
-        reason: reason.map(Reason::as_str),
-        status: None,
-        answer,
-    }
-}
-
-fn given_back(
-    parcel: &Parcel,
-    delay: Duration,
-    answer: Option<(Reason, Option<i32>, Option<String>)>,
-    attempted: i32,
-) -> Settlement {
-    let (reason, status, answer) =
-        answer.map_or((None, None, None), |(reason, status, answer)| (Some(reason.as_str()), status, answer));
-    Settlement { id: parcel.id, lease: parcel.lease, state: "pending", attempted, delay, reason, status, answer }
-}
-
-/// The status, and the beginning of what was said.
-fn describe(answer: &Answer) -> (Option<i32>, Option<String>) {
-    let excerpt = |text: &str| Some(text.chars().take(ANSWER_CHARS_KEPT).collect()).filter(|text: &String| !text.is_empty());
-    match answer {
-        Answer::Http { status, body, .. } => (Some(i32::from(*status)), excerpt(body)),
-        Answer::NoConnection(error) => (None, excerpt(error)),
-        Answer::TimedOut => (None, Some("no answer in time".to_owned())),
-    }
-}
-
-async fn settle(context: &Context, endpoint: &str, settlements: &[Settlement], row: Option<&Row>) -> Result<Vec<i64>, Error> {
-    let mut matched = Vec::new();
-    if !settlements.is_empty() {
-        matched = context
-            .pool
-            .run(async |client| {
-                point!("settle.before");
-                let matched = outbox::settle(client, &context.schema, settlements).await;
-                point!("settle.after");
-                matched
-            })
-            .await?;
-    }
-    if let Some(row) = row {
-        context.pool.run(async |client| store_row(client, context, endpoint, row).await).await?;
-    }
-    Ok(matched)
-}
-
-async fn store_row(client: &tokio_postgres::Client, context: &Context, endpoint: &str, row: &Row) -> Result<(), Error> {
-    let sql = context.schema.sql(
-        "INSERT INTO items_listen.endpoint AS e (name, state, reason, until, last_success_at, last_error)
-         VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), CASE WHEN $5 THEN clock_timestamp() END, $6)
-         ON CONFLICT (name) DO UPDATE SET state = excluded.state, reason = excluded.reason, until = excluded.until,
-             last_success_at = coalesce(excluded.last_success_at, e.last_success_at),
-             last_error = coalesce(excluded.last_error, e.last_error)",
-    );
-    let until = row.until.map(|until| until.as_secs_f64());
-    client.execute(sql.as_str(), &[&endpoint, &row.state, &row.reason, &until, &row.succeeded, &row.error]).await?;
-    if row.hasten {
-        outbox::hasten(client, &context.schema, endpoint).await?;
-    }
-    Ok(())
 }
