@@ -124,6 +124,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_about_one_request_closes_nothing() {
+        let (mut gate, retry) = (Gate::default(), Retry::default());
+        for reason in [Reason::InProgress, Reason::ClockSkew].into_iter().cycle().take(20) {
+            assert!(!gate.failed(reason, &retry, 0.5, Some(SECOND), SECOND));
+            assert_eq!(gate.allowed(SECOND, 8), 8);
+        }
+    }
+
+    #[test]
     fn a_pause_lasts_until_its_probe() {
         let mut gate = Gate::default();
         assert!(gate.refused(Reason::Auth, SECOND));

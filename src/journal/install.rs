@@ -43,6 +43,10 @@ const TRIES_MAX: u32 = 6;
 /// lock that was not to be had: each with what to do.
 pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baseline: bool) -> Result<Installed, Error> {
     let definition = match &watch.source {
+        // What a fold writes may not cause it another (rule J6).
+        Source::Table { relation, .. } if relation.schema == schema.name() => {
+            return Err(Error::Failed(format!("{relation} is one of our own tables, which cannot be watched")));
+        }
         Source::Table { relation, condition } => Some(Definition::of(client, relation, condition.as_deref(), &watch.key).await?),
         Source::Notify { .. } => None,
     };

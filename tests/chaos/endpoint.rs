@@ -34,7 +34,7 @@ pub enum Answer {
     TooMany,
     RequestTimeout,
     /// It publishes, and the answer never arrives.
-    LostAnswer,
+    Unheard,
     /// It publishes, and says 500.
     PublishedThenError,
     /// It publishes the first of a batch, and says 500.
@@ -69,7 +69,7 @@ impl Answer {
         Answer::Unavailable,
         Answer::TooMany,
         Answer::RequestTimeout,
-        Answer::LostAnswer,
+        Answer::Unheard,
         Answer::PublishedThenError,
         Answer::PartlyPublished,
         Answer::HangUp,
@@ -89,7 +89,7 @@ impl Answer {
         Answer::Unavailable,
         Answer::TooMany,
         Answer::RequestTimeout,
-        Answer::LostAnswer,
+        Answer::Unheard,
         Answer::PublishedThenError,
         Answer::PartlyPublished,
         Answer::HangUp,
@@ -242,7 +242,7 @@ async fn serve(mut stream: TcpStream, inner: &Inner) -> std::io::Result<()> {
         )
         .expect("a date");
     let text = match answer {
-        Answer::LostAnswer | Answer::HangUp => return Ok(()),
+        Answer::Unheard | Answer::HangUp => return Ok(()),
         Answer::Garbage => "220 mail.example ESMTP\r\n".to_owned(),
         Answer::CloseDelimited => "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{}".to_owned(),
         answer => {
@@ -352,7 +352,7 @@ async fn decide(inner: &Inner, request: &Request) -> Answer {
     let poisonous =
         *inner.rejects.lock().expect("no panic") && items.iter().any(|item| data(item)["key"]["k"] == crate::shop::POISON);
     let answer = if poisonous { Answer::Rejected } else { chosen };
-    let done = matches!(answer, Answer::Ok | Answer::CloseDelimited | Answer::LostAnswer | Answer::Late);
+    let done = matches!(answer, Answer::Ok | Answer::CloseDelimited | Answer::Unheard | Answer::Late);
     let fails_whole = !done && !matches!(answer, Answer::PublishedThenError | Answer::PartlyPublished);
     let mut keys_of_items = Vec::new();
     {

@@ -267,3 +267,72 @@ async fn under_a_flood_everything_else_is_still_taken_in() {
     }
     exact(&database, "orders", TRUE_ORDERS).await;
 }
+
+/// Passes everything on, but turns the first LISTEN into an UNLISTEN of the same length: the session believes that it
+/// listens, and does not.
+async fn made_to_unlisten(target: u16) -> u16 {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let done = std::sync::Arc::clone(&done);
+            tokio::spawn(async move {
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", target)).await.expect("the server is there");
+                let ((mut from, mut to), (mut answers, mut asked)) = (client.into_split(), server.into_split());
+                let answering = tokio::spawn(async move { tokio::io::copy(&mut answers, &mut to).await });
+                let mut buffer = [0; 65_536];
+                while let Ok(read @ 1..) = from.read(&mut buffer).await {
+                    let listen: &[u8] = b"LISTEN items_listen";
+                    let at = buffer[..read].windows(listen.len()).position(|window| window == listen);
+                    if let Some(at) = at.filter(|_| !done.swap(true, std::sync::atomic::Ordering::SeqCst)) {
+                        buffer[at..at + listen.len()].copy_from_slice(b"UNLISTEN *         ");
+                    }
+                    if asked.write_all(&buffer[..read]).await.is_err() {
+                        break;
+                    }
+                }
+                drop(asked);
+                answering.abort();
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_does_not_listen_though_it_thinks_so_is_noticed_and_listens_again() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let port = made_to_unlisten(database.port).await;
+    let config =
+        config(&database, &receiver, ORDERS).replace(&format!("@127.0.0.1:{}/", database.port), &format!("@127.0.0.1:{port}/"));
+    let mut daemon = daemon(&config);
+    daemon.start().await;
+    daemon.logged("this session no longer listened").await;
+    bell(&database, "armed").await;
+    insert(&database, 1, 20).await;
+    receiver.wait_for(1).await;
+    let listening: bool = database
+        .one("SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%pg_listening_channels%' AND datname = current_database()")
+        .await;
+    assert!(listening);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn j6_our_own_tables_cannot_be_watched() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let own = format!(
+        "{ORDERS}{}",
+        ORDERS
+            .replace("name = \"orders\"", "name = \"own\"")
+            .replace("public.orders", "items_listen.count")
+            .replace("tenant_id", "key")
+            .replace("where = \"status = 'open'\"\n", "")
+    );
+    let mut daemon = daemon(&config(&database, &receiver, &own));
+    daemon.start().await;
+    daemon.logged("items_listen.count is one of our own tables").await;
+    insert(&database, 1, 20).await;
+    receiver.wait_for(1).await;
+}
