@@ -409,3 +409,51 @@ async fn more_dirty_keys_than_one_fold_evaluates_are_evaluated_by_the_next_and_a
     let events = receiver.wait_for(1).await;
     assert_eq!(said(&events), expected(&[("escalated", "critical", 2)]));
 }
+
+/// A hundred thousand random histories at once: each key has its own, and its count must be that of a plain query.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_random_histories_end_in_a_plain_count() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let watches = ORDERS.replace("threshold = 20", "threshold = 1000000");
+    let mut daemon = daemon(&config(&database, &receiver, &watches));
+    daemon.start().await;
+    const KEY: &str = "(random() * 100000)::int";
+    const OPEN: &str = "CASE WHEN random() < 0.7 THEN 'open' ELSE 'done' END";
+    let some =
+        |share: f64| format!("id % 1000 IN (SELECT (random() * 1000)::int FROM generate_series(1, {}))", (share * 1000.0) as i32);
+    let insert =
+        |rows: i32| format!("INSERT INTO orders (tenant_id, status) SELECT {KEY}, {OPEN} FROM generate_series(1, {rows})");
+    let statements = [
+        insert(60_000),
+        format!("UPDATE orders SET status = {OPEN} WHERE {}", some(0.1)),
+        format!("UPDATE orders SET tenant_id = {KEY} WHERE {}", some(0.1)),
+        format!("DELETE FROM orders WHERE {}", some(0.1)),
+        format!("BEGIN; {}; ROLLBACK", insert(5_000)),
+        format!(
+            "BEGIN; {}; SAVEPOINT s; DELETE FROM orders WHERE {}; ROLLBACK TO s; UPDATE orders SET tenant_id = {KEY}, status = {OPEN} WHERE {}; COMMIT",
+            insert(20_000),
+            some(0.3),
+            some(0.05)
+        ),
+        format!(
+            "INSERT INTO orders (id, tenant_id) SELECT id, tenant_id FROM orders WHERE {} ON CONFLICT (id) DO UPDATE SET tenant_id = {KEY}, status = {OPEN}",
+            some(0.05)
+        ),
+    ];
+    // Another order of the same statements for each seed, and another seed each time: it is printed.
+    let seed = std::process::id();
+    eprintln!("seed {seed}");
+    database.sql(&format!("SELECT setseed({})", f64::from(seed % 1000) / 1000.0)).await;
+    for round in 0..4 {
+        for index in 0..statements.len() {
+            database.sql(&statements[(index * 3 + round * 5 + seed as usize) % statements.len()]).await;
+        }
+        if round == 1 {
+            exact(&database, "orders", TRUE_ORDERS).await;
+        }
+    }
+    exact(&database, "orders", TRUE_ORDERS).await;
+    let keys: i64 = database.one("SELECT count(DISTINCT tenant_id) FROM orders").await;
+    eprintln!("{keys} keys");
+    assert!(receiver.all().is_empty());
+}

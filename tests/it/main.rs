@@ -77,7 +77,7 @@ async fn exact(database: &Database, watch: &str, truth: &str) {
              WHERE w.name = '{watch}' AND c.rows <> 0)
          SELECT (SELECT count(*) FROM items_listen.journal) + (SELECT count(*) FROM items_listen.marker)
               + (SELECT count(*) FROM items_listen.count WHERE dirty > 0) AS waiting,
-                coalesce((SELECT string_agg(concat_ws(' ', key, 'truth', truth.rows, 'count', known.rows), '; ')
+                coalesce((SELECT left(string_agg(concat_ws(' ', key, 'truth', truth.rows, 'count', known.rows), '; '), 400)
                  FROM truth FULL JOIN known USING (key) WHERE truth.rows IS DISTINCT FROM known.rows), '') AS difference"
     );
     let mut last = String::new();
