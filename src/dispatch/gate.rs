@@ -11,6 +11,9 @@ use crate::retry::Retry;
 /// So many failures of single requests in a row, without a success between, close the gate although each
 /// might be its own event's fault (5xx).
 const SERVER_FAILURES_MAX: u32 = 3;
+/// An endpoint that fails is probed at least this often, however long it has been failing: one request is no burden to
+/// it, and everything that waits for it goes out as soon as one succeeds.
+const PROBE_FAILING_EVERY: Duration = Duration::from_secs(30);
 /// A paused endpoint is probed this often.
 pub const PROBE_EVERY: Duration = Duration::from_secs(60);
 
@@ -68,7 +71,8 @@ impl Gate {
             }
         }
         self.failures += 1;
-        let until = now + retry.delay(self.failures, random, retry_after);
+        let asked = retry_after.unwrap_or_default().min(retry.max);
+        let until = now + retry.delay(self.failures, random, None).min(PROBE_FAILING_EVERY).max(asked);
         self.close(Closed { paused: false, reason, until })
     }
 
@@ -121,6 +125,22 @@ mod tests {
             gate.failed(Reason::Server, &retry, 0.5, None, SECOND);
         }
         assert!(gate.closed().is_some());
+    }
+
+    #[test]
+    fn however_long_it_fails_it_is_probed_but_not_before_it_asks_to_be() {
+        let (mut gate, retry) = (Gate::default(), Retry::default());
+        let mut now = Duration::ZERO;
+        for _ in 0..50 {
+            gate.failed(Reason::Network, &retry, 1.0, None, now);
+            now = gate.closed().expect("closed").until;
+        }
+        gate.failed(Reason::Network, &retry, 1.0, None, now);
+        assert_eq!(gate.closed().expect("closed").until, now + PROBE_FAILING_EVERY);
+        gate.failed(Reason::RateLimited, &retry, 1.0, Some(SECOND * 100), now);
+        assert_eq!(gate.closed().expect("closed").until, now + SECOND * 100);
+        gate.failed(Reason::RateLimited, &retry, 1.0, Some(SECOND * 100_000), now);
+        assert_eq!(gate.closed().expect("closed").until, now + retry.max, "bounded");
     }
 
     #[test]
