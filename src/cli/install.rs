@@ -11,15 +11,19 @@ const ROUNDS: u32 = 20;
 
 /// Puts everything in place, or prints how.
 pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publication: bool) -> Result<u8, Error> {
-    let (mut client, connector, schema) = super::connect(config, Purpose::Install).await?;
-    migrate::check_version(&client, &schema).await?;
-    install::check_publications(&client, &schema, allow_publication).await?;
+    let (mut patient, connector, schema) = super::connect(config, Purpose::Migrate).await?;
+    migrate::check_version(&patient, &schema).await?;
+    install::check_publications(&patient, &schema, allow_publication).await?;
     if print {
-        super::print(&script::script(&client, &schema, &config.watches, allow_publication).await?);
+        super::print(&script::script(&patient, &schema, &config.watches, allow_publication).await?);
         return Ok(0);
     }
+    // Each on the session that holds its lock: one that rested meanwhile would be put out.
+    let lock = InstallLock::take(&patient, &schema).await?;
+    migrate::run(&mut patient, &schema).await?;
+    lock.release(&patient).await;
+    let mut client = connector.session(Purpose::Install).await?;
     let lock = InstallLock::take(&client, &schema).await?;
-    migrate::run(&mut connector.session(Purpose::Migrate).await?, &schema).await?;
     if allow_publication {
         client.batch_execute(&schema.sql("UPDATE items_listen.cluster SET allow_publication = true")).await?;
     }

@@ -197,15 +197,16 @@ async fn through_outbox(
         }
         error => error,
     };
-    let (mut client, connector, schema) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
+    let (client, connector, schema) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
     let database = config.require_database()?;
     if migrate::check_version(&client, &schema).await? != Some(migrate::newest()) {
         if database.install == Install::Manual {
             super::require_schema(&client, &schema).await?;
         }
-        let lock = InstallLock::take(&client, &schema).await?;
-        migrate::run(&mut client, &schema).await?;
-        lock.release(&client).await;
+        let mut patient = connector.session(Purpose::Migrate).await?;
+        let lock = InstallLock::take(&patient, &schema).await?;
+        migrate::run(&mut patient, &schema).await?;
+        lock.release(&patient).await;
     }
     let began: jiff::Timestamp = client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
     let pool = Pool::new(&connector, 2)?;

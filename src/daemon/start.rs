@@ -23,24 +23,28 @@ pub(super) async fn id_of(daemon: &Daemon, name: &str) -> Result<Option<i32>, Er
 
 /// Brings schema and triggers up to date, or looks whether they are.
 pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<Served>)>, Error> {
-    let mut client = daemon.connector.session(Purpose::Install).await?;
     let auto = daemon.database.install == Install::Auto;
+    let schema = &daemon.schema;
+    let client = daemon.connector.session(Purpose::Install).await?;
+    let is_newest = migrate::check_version(&client, schema).await? == Some(migrate::newest());
     if auto {
-        install::check_publications(&client, &daemon.schema, false).await?;
-        let lock = InstallLock::take(&client, &daemon.schema).await?;
-        if migrate::check_version(&client, &daemon.schema).await? != Some(migrate::newest()) {
-            let mut patient = daemon.connector.session(Purpose::Migrate).await?;
-            migrate::run(&mut patient, &daemon.schema).await?;
-        }
-        lock.release(&client).await;
-    } else if migrate::check_version(&client, &daemon.schema).await? != Some(migrate::newest()) {
+        install::check_publications(&client, schema, false).await?;
+    }
+    // No session of ours waits idle while another works: those that install are put out when they rest.
+    drop(client);
+    if auto && !is_newest {
+        let mut patient = daemon.connector.session(Purpose::Migrate).await?;
+        let lock = InstallLock::take(&patient, schema).await?;
+        migrate::run(&mut patient, schema).await?;
+        lock.release(&patient).await;
+    } else if !is_newest {
         return Err(Error::Failed(
             "the schema is missing or older than this program, and install = \"manual\": run items-listen install".to_owned(),
         ));
     }
     let mut all = Vec::new();
     for watch in daemon.config.watches.iter() {
-        let installed = if auto { keep::ensure(daemon, watch).await } else { installed(&mut client, daemon, watch).await };
+        let installed = if auto { keep::ensure(daemon, watch).await } else { installed(daemon, watch).await };
         let error = installed.as_ref().err().map(ToString::to_string);
         match installed {
             // The server, not the watch.
@@ -59,24 +63,22 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
                 all.push((watch.name.clone(), None));
             }
         }
-        install::record_error(&client, &daemon.schema, watch, error.as_deref()).await?;
+        daemon.pool.run(async |client| install::record_error(client, schema, watch, error.as_deref()).await).await?;
     }
     if auto {
         let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();
-        for (id, name) in retire::strangers(&client, &daemon.schema, &names).await? {
-            let lock = InstallLock::take(&client, &daemon.schema).await?;
-            retire::watch(&mut client, &daemon.schema, id, &name).await?;
+        let mut client = daemon.connector.session(Purpose::Install).await?;
+        for (id, name) in retire::strangers(&client, schema, &names).await? {
+            let lock = InstallLock::take(&client, schema).await?;
+            retire::watch(&mut client, schema, id, &name).await?;
             lock.release(&client).await;
         }
     }
     Ok(all)
 }
 
-pub(super) async fn installed(
-    client: &mut tokio_postgres::Client,
-    daemon: &Daemon,
-    watch: &crate::watch::Watch,
-) -> Result<install::Installed, Error> {
+pub(super) async fn installed(daemon: &Daemon, watch: &crate::watch::Watch) -> Result<install::Installed, Error> {
+    let client = &mut daemon.connector.session(Purpose::Install).await?;
     let missing = || Error::Failed(format!("the watch {} is not installed as configured; run items-listen install", watch.name));
     let (found, text) = install::find(client, &daemon.schema, &watch.name).await?.ok_or_else(missing)?;
     if let Source::Table { relation, condition } = &watch.source {

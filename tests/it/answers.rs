@@ -234,6 +234,8 @@ async fn what_was_perhaps_accepted_is_sent_again_with_the_same_bytes() {
         let came = server.came();
         assert!(came.len() == 3 && came.iter().all(|one| *one == came[0]), "{what}: {came:?}");
         assert_eq!(came[0].idempotency_key.len(), 64, "{what}");
+        // What it logs is read by a thread of ours, a moment later.
+        daemon.logged("takes events again").await;
         let named: Vec<String> = daemon
             .log()
             .iter()

@@ -31,6 +31,7 @@ async fn not_ready(daemon: &Daemon) {
 
 /// What the daemon said when it had no session, per outage: from one "ready" to the next.
 fn named(daemon: &Daemon) -> Vec<Vec<String>> {
+    daemon.settle();
     let mut outages = vec![Vec::new()];
     for line in daemon.log() {
         let message = line["msg"].as_str().unwrap_or_default();

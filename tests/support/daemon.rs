@@ -124,7 +124,14 @@ impl Daemon {
 
     /// How many lines of its log contain this.
     pub fn lines(&self, text: &str) -> usize {
+        self.settle();
         self.log().iter().filter(|line| line.to_string().contains(text)).count()
+    }
+
+    /// Its log is read by a thread: what it wrote before now may be on its way. Nothing passes by this, but a count that is
+    /// taken too early fails.
+    pub fn settle(&self) {
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 
     /// Waits for a log line that contains this.
