@@ -9,6 +9,7 @@ pub mod document;
 pub mod environment;
 pub mod read;
 mod read_endpoint;
+mod read_rule;
 mod read_watch;
 pub mod reader;
 pub mod secret;

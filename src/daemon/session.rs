@@ -3,6 +3,8 @@
 //! The order on connecting is the rule: LISTEN first, then fold, then read. What is committed before LISTEN is
 //! found by the fold, what is committed after it rings.
 
+mod sources;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,17 +18,14 @@ use super::start::{daemon_watch, doorbell_on, free_doubted, id_of, install_all};
 use super::{Daemon, POLL_WITHOUT_DOORBELL, instance};
 use crate::chaos::{self, Mutation, point};
 use crate::config::Install;
-use crate::db::locks::Lock;
 use crate::db::session::Purpose;
 use crate::dispatch::lock;
-use crate::engine::{Engine, Folded, Received, Served};
+use crate::engine::{Engine, Folded, Served};
 use crate::error::Error;
 use crate::journal::fold::Snapshot;
 use crate::source::doorbell::{ARM_TRIES, Bell, Doorbell};
-use crate::source::listen::{self, Listening, Notification};
-use crate::source::payload;
+use crate::source::listen::{self, Listening};
 use crate::source::poll::{self, Beat, Telling};
-use crate::watch::Source;
 
 /// No fold takes so long: what is waited for is lost, though its socket may not know.
 const FOLD_PATIENCE: Duration = Duration::from_secs(300);
@@ -265,13 +264,13 @@ impl Pipeline<'_> {
                     Ok(())
                 })
                 .await?;
+            // Said before it is so: whoever waits for /readyz finds it in the log.
+            tracing::info!(watches = served.len(), "ready");
             if daemon.health.mended() {
                 tracing::info!(database = daemon.connector.describe(), "the database is back");
             }
-            if daemon.health.set_ready() {
-                tracing::info!(watches = served.len(), "ready");
-                let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-            }
+            daemon.health.set_ready();
+            let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         }
         Ok(())
     }
@@ -370,52 +369,6 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    fn hear(&mut self, notification: Notification) {
-        if notification.channel == self.daemon.schema.name() {
-            point!("bell.heard");
-            self.rung = true;
-        }
-        let Some(watches) = self.heard_on.get(&notification.channel) else { return };
-        for id in watches {
-            let Some(served) = self.engine.served().find(|served| served.id == *id) else { continue };
-            match payload::parse(&notification.payload, &served.watch.key) {
-                Ok((key, count)) => lock(&self.daemon.readings).push(Received { watch: *id, key, count }),
-                Err(what) => {
-                    let skipped = self.daemon.health.skip_payload();
-                    let payload: String = notification.payload.chars().take(100).collect();
-                    tracing::warn!(
-                        watch = served.watch.name,
-                        skipped,
-                        payload = payload.escape_debug().to_string(),
-                        "payload skipped: {what}"
-                    );
-                }
-            }
-        }
-    }
-
-    /// Evaluates the readings that came; those of one key one after another. They are forgotten only when what they
-    /// caused is committed.
-    async fn receive(&mut self) -> Result<(), Error> {
-        loop {
-            let now: Vec<Received> = {
-                let readings = lock(&self.daemon.readings);
-                let mut keys = HashSet::new();
-                readings
-                    .iter()
-                    .take_while(|reading| keys.insert((reading.watch, &reading.key.text)))
-                    .take(RECEIVE_MAX)
-                    .cloned()
-                    .collect()
-            };
-            if now.is_empty() {
-                return Ok(());
-            }
-            self.engine.receive(&now).await?;
-            lock(&self.daemon.readings).drain(..now.len());
-        }
-    }
-
     async fn on_beat(&mut self, beat: Beat) -> Result<(), Error> {
         point!("session.beat");
         if !beat.listening && !chaos::is(Mutation::ListenAfterFold) {
@@ -490,45 +443,6 @@ impl Pipeline<'_> {
             let until = Duration::try_from_secs_f64(row.get(2)).unwrap_or_default();
             self.daemon.dispatch.paused(row.get(0), until, row.get(1));
         }
-        Ok(())
-    }
-
-    /// Tries for the notify watches that nobody serves, and listens to their channels.
-    async fn serve_sources(&mut self) -> Result<(), Error> {
-        let heard: HashSet<i32> = self.heard_on.values().flatten().copied().collect();
-        let wanted: Vec<(i32, String)> = self
-            .engine
-            .served()
-            .filter(|served| !heard.contains(&served.id) && !self.foreign.contains(&served.id))
-            .filter_map(|served| match &served.watch.source {
-                Source::Notify { channel } => Some((served.id, channel.clone())),
-                Source::Table { .. } => None,
-            })
-            .collect();
-        for (id, channel) in wanted {
-            // Re-entrant: a session that holds it already would hold it twice, which changes nothing.
-            let try_lock = format!("SELECT pg_try_advisory_lock({})", Lock::Source(id).sql(&self.daemon.schema));
-            if self.listening.client.query_one(try_lock.as_str(), &[]).await?.get(0) {
-                self.listening.client.batch_execute(&format!("LISTEN {}", crate::db::quote(&channel))).await?;
-                self.heard_on.entry(channel).or_default().push(id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets go of notify watches that another configuration has taken over.
-    async fn leave_foreign_sources(&mut self) -> Result<(), Error> {
-        let client = Arc::clone(&self.listening.client);
-        for (channel, watches) in &mut self.heard_on {
-            for id in watches.extract_if(.., |id| self.foreign.contains(id)) {
-                let unlock = format!("SELECT pg_advisory_unlock({})", Lock::Source(id).sql(&self.daemon.schema));
-                client.batch_execute(&unlock).await?;
-            }
-            if watches.is_empty() {
-                client.batch_execute(&format!("UNLISTEN {}", crate::db::quote(channel))).await?;
-            }
-        }
-        self.heard_on.retain(|_, watches| !watches.is_empty());
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ use super::write::Telling;
 use crate::error::Error;
 use crate::evaluate::{Reason, Transition};
 use crate::event::Event;
+use crate::event::rule::Rule;
 use crate::severity::Severity;
 use crate::storm::{Storm, Window};
 use crate::watch::{Key, short_hash};
@@ -138,7 +139,7 @@ async fn tell_due(
     unread: Option<i64>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let mut groups = Groups::new();
+    let mut groups = Groups::new(served);
     // Page by page: a storm of millions takes no more memory than its groups, and the server is not left waiting.
     let cursor = told.writer.digest_cursor(&served.watch.name, from_seq);
     told.client.batch_execute(&cursor).await?;
@@ -158,7 +159,7 @@ async fn tell_due(
     }
     groups.add(served, &passage);
     told.client.batch_execute("CLOSE digest").await?;
-    let groups = groups.0;
+    let groups = groups.found;
     let seqs = told.client.query(&told.writer.seqs, &[&i64::try_from(groups.len()).unwrap_or(i64::MAX)]).await?;
     let mut seqs = seqs.iter().map(|row| row.get::<_, i64>(0));
     let mut chunk = Vec::new();
@@ -172,11 +173,15 @@ async fn tell_due(
 }
 
 /// The digests of one watch: one per rule, by its place, and set of channels.
-struct Groups(BTreeMap<(usize, Channels), Group>);
+struct Groups {
+    found: BTreeMap<(usize, Channels), Group>,
+    /// Whether all events of a rule go to the same channels: asked once, and not for every key.
+    constant: Vec<bool>,
+}
 
 impl Groups {
-    fn new() -> Groups {
-        Groups(BTreeMap::new())
+    fn new(served: &Served) -> Groups {
+        Groups { found: BTreeMap::new(), constant: served.watch.rules.iter().map(Rule::has_constant_channels).collect() }
     }
 
     /// Adds a key. For each rule counts what was last of what that rule wants to hear: if it went out singly, the rule
@@ -189,9 +194,9 @@ impl Groups {
                 .rev()
                 .find(|(event, transition, previous, _)| rule.wants_transition(*transition, *previous, event.severity));
             let Some((event, _, _, true)) = last else { continue };
-            let channels = if rule.has_constant_channels() { None } else { Some(rule.channels_of(event)) };
+            let channels = if self.constant[index] { None } else { Some(rule.channels_of(event)) };
             if channels.as_ref().is_none_or(|channels| *channels != Ok(Vec::new())) {
-                self.0.entry((index, channels)).or_default().add(event, low);
+                self.found.entry((index, channels)).or_default().add(event, low);
             }
         }
     }

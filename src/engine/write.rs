@@ -200,8 +200,8 @@ impl Writer {
         if columns.bodies.is_empty() {
             return Ok(Vec::new());
         }
-        let leases: Vec<Option<f64>> = columns.leases.iter().map(|lease| lease.map(|lease| lease.as_secs_f64())).collect();
-        let unleased: Vec<Option<f64>> = vec![None; leases.len()];
+        let seconds = |lease: Duration| (!chaos::is(Mutation::BornUnleased)).then_some(lease.as_secs_f64());
+        let leases: Vec<Option<f64>> = columns.leases.iter().map(|lease| lease.and_then(seconds)).collect();
         let parameters: &Parameters<'_> = &[
             &columns.event_ids,
             &columns.endpoints,
@@ -210,7 +210,7 @@ impl Writer {
             &columns.channels,
             &columns.names,
             &columns.bodies,
-            if chaos::is(Mutation::BornUnleased) { &unleased } else { &leases },
+            &leases,
             &columns.unsendable,
             &token,
             &self.instance,

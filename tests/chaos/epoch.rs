@@ -84,7 +84,7 @@ async fn faults(world: &mut World, random: &mut StdRng, violations: &mut Vec<Str
     let end = Instant::now() + FAULTS_FOR;
     while Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(random.random_range(50..400))).await;
-        world.revive(true, random).await;
+        world.revive(true, random);
         match mishap {
             Mishap::Anything => anything(world, &writers, random, violations).await,
             Mishap::Server => server(world, random, violations).await,
@@ -120,7 +120,7 @@ async fn kill_at_a_point(world: &mut World, index: usize, writers: &Writers, ran
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    world.revive(true, random).await;
+    world.revive(true, random);
 }
 
 /// One thing goes wrong.

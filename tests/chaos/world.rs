@@ -247,12 +247,10 @@ impl World {
     }
 
     /// Starts those anew that a failpoint has killed.
-    pub async fn revive(&mut self, failpoints: bool, random: &mut StdRng) {
+    pub fn revive(&mut self, failpoints: bool, random: &mut StdRng) {
         for index in 0..self.daemons.len() {
             if self.daemons[index].has_ended() {
                 self.faults.note("kill at a point");
-                // What it said last is read by a thread.
-                tokio::time::sleep(Duration::from_millis(20)).await;
                 self.respawn(index, failpoints, random);
             }
         }
@@ -306,7 +304,7 @@ impl World {
             *self.tally.answers.entry(answer).or_default() += count;
         }
         let points = POINTS.iter().filter(|point| !self.tally.points.contains_key(**point)).map(|point| format!("point {point}"));
-        let answers = Answer::TO_BE_HIT.iter().filter(|answer| !self.tally.answers.contains_key(answer));
+        let answers = Answer::to_be_hit().filter(|answer| !self.tally.answers.contains_key(answer));
         let refusing = Answer::REFUSING.iter().any(|answer| self.tally.answers.contains_key(answer));
         let reasons = ["expired", "unsendable", "superseded", "rejected"];
         let reasons =

@@ -42,10 +42,13 @@ pub struct Came {
     pub body: String,
 }
 
+/// A request, and the second since 1970 at which it says it was signed, which no two attempts need to share.
+type Signed = (Came, i64);
+
 /// A server that gives its answers in turn, and then good ones.
 pub struct Raw {
     port: u16,
-    came: Arc<Mutex<Vec<Came>>>,
+    came: Arc<Mutex<Vec<Signed>>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -56,7 +59,7 @@ impl Raw {
 
     pub fn on(listener: TcpListener, answers: Vec<Vec<Say>>) -> Raw {
         let port = listener.local_addr().expect("an address").port();
-        let came: Arc<Mutex<Vec<Came>>> = Arc::default();
+        let came: Arc<Mutex<Vec<Signed>>> = Arc::default();
         let (seen, answers) = (Arc::clone(&came), Arc::new(answers));
         let serving = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -68,7 +71,12 @@ impl Raw {
     }
 
     pub fn came(&self) -> Vec<Came> {
-        self.came.lock().expect("no panic").clone()
+        self.came.lock().expect("no panic").iter().map(|(came, _)| came.clone()).collect()
+    }
+
+    /// When the requests say that they were signed, in seconds since 1970.
+    pub fn signed_at(&self) -> Vec<i64> {
+        self.came.lock().expect("no panic").iter().map(|(_, at)| *at).collect()
     }
 
     pub fn endpoint(&self, name: &str, lines: &str) -> String {
@@ -82,7 +90,7 @@ impl Drop for Raw {
     }
 }
 
-async fn serve(mut stream: TcpStream, came: Arc<Mutex<Vec<Came>>>, answers: Arc<Vec<Vec<Say>>>) {
+async fn serve(mut stream: TcpStream, came: Arc<Mutex<Vec<Signed>>>, answers: Arc<Vec<Vec<Say>>>) {
     let mut buffer = Vec::new();
     loop {
         let Some(request) = read(&mut stream, &mut buffer).await else { return };
@@ -121,7 +129,7 @@ async fn serve(mut stream: TcpStream, came: Arc<Mutex<Vec<Came>>>, answers: Arc<
 }
 
 /// The next request on a connection.
-async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Came> {
+async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Signed> {
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
@@ -134,7 +142,9 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Came> {
                 let body = String::from_utf8_lossy(&buffer[end + 4..end + 4 + length]).into_owned();
                 buffer.drain(..end + 4 + length);
                 let path = head.split([' ', '?']).nth(1).unwrap_or_default().to_owned();
-                return Some(Came { path, idempotency_key: header("x-idempotency-key"), body });
+                let signed_at = head.split("auth_timestamp=").nth(1).and_then(|rest| rest.split(['&', ' ']).next()?.parse().ok());
+                let came = Came { path, idempotency_key: header("x-idempotency-key"), body };
+                return Some((came, signed_at.unwrap_or_default()));
             }
         }
         let mut some = [0; 4096];
@@ -234,8 +244,6 @@ async fn what_was_perhaps_accepted_is_sent_again_with_the_same_bytes() {
         let came = server.came();
         assert!(came.len() == 3 && came.iter().all(|one| *one == came[0]), "{what}: {came:?}");
         assert_eq!(came[0].idempotency_key.len(), 64, "{what}");
-        // What it logs is read by a thread of ours, a moment later.
-        daemon.logged("takes events again").await;
         let named: Vec<String> = daemon
             .log()
             .iter()
@@ -394,4 +402,25 @@ async fn an_endpoint_that_hangs_or_has_no_address_delays_no_other() {
     let named = daemon.log().into_iter().filter(|line| line["endpoint"] == "nowhere" && line["msg"] != "ready");
     assert_eq!(named.count(), 1, "{:?}", daemon.log());
     assert_eq!(daemon.get("/readyz").await.map(|(status, _)| status), Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_date_that_nobody_minds_changes_no_signature() {
+    // A proxy in between whose clock is wrong: what stands behind it accepts what is signed by ours.
+    let database = shop().await;
+    let late = jiff::Timestamp::now() + Duration::from_secs(1_200);
+    let late = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&late).expect("a date");
+    let answer = vec![text(&format!("HTTP/1.1 200 OK\r\nDate: {late}\r\nContent-Length: 2\r\n\r\n{{}}"))];
+    let server = Raw::start(vec![answer; 3]).await;
+    let mut daemon = daemon(&config_for(&database, &server.endpoint("main", QUICK), ORDERS));
+    daemon.start().await;
+    for tenant in 1..=3 {
+        insert(&database, tenant, 20).await;
+        support::eventually("it came", async || (server.came().len() >= usize::try_from(tenant).expect("few")).then_some(()))
+            .await;
+    }
+    let now = jiff::Timestamp::now().as_second();
+    assert!(server.signed_at().iter().all(|at| (now - 300..=now).contains(at)), "{now}: {:?}", server.signed_at());
+    daemon.logged("the clock of this host differs").await;
+    assert_eq!(daemon.lines("the clock of this host differs"), 1, "it is said once");
 }

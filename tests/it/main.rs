@@ -13,6 +13,7 @@ mod clock;
 mod commands;
 mod configuration;
 mod crash;
+mod degraded;
 mod doorbell;
 mod faults;
 mod folding;

@@ -6,18 +6,12 @@ use std::collections::HashSet;
 use crate::support::receiver::{Event, Receiver};
 use crate::*;
 
-const STORMY: &str = r#"
-[[watch]]
-name = "orders"
-table = "public.orders"
-key = ["tenant_id"]
-where = "status = 'open'"
-threshold = 20
-storm = { limit = 5, per = "2s" }
-[[watch.publish]]
-channels = ["orders"]
-event = "orders.many"
-"#;
+/// The watch of most tests, in one channel, with a limit.
+fn stormy() -> String {
+    ORDERS
+        .replace("threshold = 20", "threshold = 20\nstorm = { limit = 5, per = \"2s\" }")
+        .replace("private-tenant.{{ key.tenant_id }}.orders", "orders")
+}
 
 fn digests(events: &[Event]) -> Vec<Event> {
     events.iter().filter(|event| event.text("transition") == "digest").cloned().collect()
@@ -30,7 +24,7 @@ fn tenants(events: &[Event]) -> HashSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_limit_one_digest_takes_the_place_of_the_flood_and_critical_ones_go_singly() {
     let (database, receiver) = (shop().await, Receiver::start().await);
-    let mut daemon = daemon(&config(&database, &receiver, STORMY));
+    let mut daemon = daemon(&config(&database, &receiver, &stormy()));
     daemon.start().await;
     // 1,000 keys at warning, 8 at critical: the 5 worst go singly, and the limit's worth of critical ones beyond it.
     database
@@ -66,7 +60,7 @@ async fn beyond_the_limit_one_digest_takes_the_place_of_the_flood_and_critical_o
 #[tokio::test(flavor = "multi_thread")]
 async fn a_digest_survives_a_crash_and_tells_of_each_key_what_was_last() {
     let (database, receiver) = (shop().await, Receiver::start().await);
-    let mut daemon = daemon(&config(&database, &receiver, &STORMY.replace("2s", "5s")));
+    let mut daemon = daemon(&config(&database, &receiver, &stormy().replace("2s", "5s")));
     daemon.start().await;
     database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 105) t, generate_series(1, 20)").await;
     exact(&database, "orders", TRUE_ORDERS).await;
@@ -97,7 +91,7 @@ async fn a_digest_survives_a_crash_and_tells_of_each_key_what_was_last() {
 async fn a_digest_never_tells_one_channel_of_anothers_keys() {
     let (database, receiver) = (shop().await, Receiver::start().await);
     database.sql("ALTER TABLE orders ADD item int NOT NULL DEFAULT 0").await;
-    let watches = STORMY
+    let watches = stormy()
         .replace(r#"key = ["tenant_id"]"#, r#"key = ["tenant_id", "item"]"#)
         .replace(r#"channels = ["orders"]"#, r#"channels = ["private-tenant.{{ key.tenant_id }}"]"#);
     let mut daemon = daemon(&config(&database, &receiver, &watches));
@@ -142,7 +136,7 @@ threshold = 3
 channels = [\"parcels\"]
 event = \"parcels.many\"
 ";
-    let stormy = STORMY.replace("threshold = 20", "threshold = 1");
+    let stormy = stormy().replace("threshold = 20", "threshold = 1");
     let mut daemon = daemon(&config(&database, &receiver, &format!("{stormy}{other}")));
     daemon.start().await;
     let before = resident_kib(daemon.pid());
@@ -191,7 +185,7 @@ async fn what_a_rule_did_not_want_to_hear_hides_nothing_that_it_wants() {
     let (database, receiver) = (shop().await, Receiver::start().await);
     // The first rule never hears of an escalation: of a key that was raised in the storm and escalated it must still be
     // told that it was raised.
-    let watches = STORMY
+    let watches = stormy()
         .replace("per = \"2s\"", "per = \"4s\"")
         .replace("event = \"orders.many\"", "event = \"orders.many\"\non = [\"raised\", \"resolved\"]");
     let mut daemon = daemon(&config(&database, &receiver, &watches));

@@ -1,10 +1,8 @@
 //! The real daemon, as a process of its own.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -15,7 +13,6 @@ pub struct Daemon {
     /// Further variables of its environment.
     pub environment: Vec<(String, String)>,
     child: Option<Child>,
-    log: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Daemon {
@@ -24,7 +21,7 @@ impl Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("items-listen-{}-{number}.toml", std::process::id()));
-        let daemon = Daemon { binary: binary.into(), file, environment: Vec::new(), child: None, log: Arc::default() };
+        let daemon = Daemon { binary: binary.into(), file, environment: Vec::new(), child: None };
         daemon.configure(config);
         daemon
     }
@@ -66,20 +63,22 @@ impl Daemon {
 
     /// Starts it, without waiting.
     pub fn spawn(&mut self) {
-        let mut child = self.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
-        let stderr = child.stderr.take().expect("stderr is piped");
-        self.log.lock().expect("no panic").clear();
-        let log = Arc::clone(&self.log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if std::env::var_os("ITEMS_LISTEN_TEST_LOG").is_some() {
-                    eprintln!("{line}");
-                }
-                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                log.lock().expect("no panic").push(value);
-            }
-        });
+        self.show();
+        // A file, and no pipe: what it has logged is there as soon as it goes on, and needs nobody to read it.
+        let log = std::fs::File::create(self.log_file()).expect("the log is made");
+        let child = self.command(&["run"]).stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts");
         self.child = Some(child);
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.file.with_extension("log")
+    }
+
+    /// `ITEMS_LISTEN_TEST_LOG=1` shows what it logged, at its end.
+    fn show(&self) {
+        if std::env::var_os("ITEMS_LISTEN_TEST_LOG").is_some() {
+            self.log().iter().for_each(|line| eprintln!("{line}"));
+        }
     }
 
     /// Starts it and waits until it is ready.
@@ -97,12 +96,12 @@ impl Daemon {
     }
 
     fn log_tail(&self) -> Vec<Value> {
-        self.log.lock().expect("no panic").iter().rev().take(10).cloned().collect()
+        self.log().into_iter().rev().take(10).collect()
     }
 
     /// The address of its HTTP listener, once it is logged.
     pub fn address(&self) -> Option<String> {
-        self.log.lock().expect("no panic").iter().find_map(|line| line["addr"].as_str().map(str::to_owned))
+        self.log().iter().find_map(|line| line["addr"].as_str().map(str::to_owned))
     }
 
     /// Asks its HTTP listener.
@@ -119,20 +118,16 @@ impl Daemon {
 
     /// What it logged so far.
     pub fn log(&self) -> Vec<Value> {
-        self.log.lock().expect("no panic").clone()
+        let text = std::fs::read(self.log_file()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        // A line that has no end yet is still being written.
+        let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        lines.map(|line| serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.to_owned()))).collect()
     }
 
     /// How many lines of its log contain this.
     pub fn lines(&self, text: &str) -> usize {
-        self.settle();
         self.log().iter().filter(|line| line.to_string().contains(text)).count()
-    }
-
-    /// Its log is read by a thread: what it wrote before now may be on its way. Nothing passes by this, but a count that is
-    /// taken too early fails.
-    #[allow(clippy::disallowed_methods, reason = "a moment, in a test")]
-    pub fn settle(&self) {
-        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 
     /// Waits for a log line that contains this.
@@ -180,6 +175,7 @@ impl Drop for Daemon {
             let _gone = child.kill();
             let _ended = child.wait();
         }
-        let _removed = std::fs::remove_file(&self.file);
+        self.show();
+        let _removed = (std::fs::remove_file(&self.file), std::fs::remove_file(self.log_file()));
     }
 }

@@ -1,0 +1,101 @@
+//! What an application sends itself: which replica hears it, and how its readings reach the engine.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Pipeline, RECEIVE_MAX};
+use crate::chaos::point;
+use crate::db::locks::Lock;
+use crate::dispatch::lock;
+use crate::engine::Received;
+use crate::error::Error;
+use crate::source::listen::Notification;
+use crate::source::payload;
+use crate::watch::Source;
+
+impl Pipeline<'_> {
+    pub(super) fn hear(&mut self, notification: Notification) {
+        if notification.channel == self.daemon.schema.name() {
+            point!("bell.heard");
+            self.rung = true;
+        }
+        let Some(watches) = self.heard_on.get(&notification.channel) else { return };
+        for id in watches {
+            let Some(served) = self.engine.served().find(|served| served.id == *id) else { continue };
+            match payload::parse(&notification.payload, &served.watch.key) {
+                Ok((key, count)) => lock(&self.daemon.readings).push(Received { watch: *id, key, count }),
+                Err(what) => {
+                    let skipped = self.daemon.health.skip_payload();
+                    let payload: String = notification.payload.chars().take(100).collect();
+                    tracing::warn!(
+                        watch = served.watch.name,
+                        skipped,
+                        payload = payload.escape_debug().to_string(),
+                        "payload skipped: {what}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Evaluates the readings that came; those of one key one after another. They are forgotten only when what they
+    /// caused is committed.
+    pub(super) async fn receive(&mut self) -> Result<(), Error> {
+        loop {
+            let now: Vec<Received> = {
+                let readings = lock(&self.daemon.readings);
+                let mut keys = HashSet::new();
+                readings
+                    .iter()
+                    .take_while(|reading| keys.insert((reading.watch, &reading.key.text)))
+                    .take(RECEIVE_MAX)
+                    .cloned()
+                    .collect()
+            };
+            if now.is_empty() {
+                return Ok(());
+            }
+            self.engine.receive(&now).await?;
+            lock(&self.daemon.readings).drain(..now.len());
+        }
+    }
+
+    /// Tries for the notify watches that nobody serves, and listens to their channels.
+    pub(super) async fn serve_sources(&mut self) -> Result<(), Error> {
+        let heard: HashSet<i32> = self.heard_on.values().flatten().copied().collect();
+        let wanted: Vec<(i32, String)> = self
+            .engine
+            .served()
+            .filter(|served| !heard.contains(&served.id) && !self.foreign.contains(&served.id))
+            .filter_map(|served| match &served.watch.source {
+                Source::Notify { channel } => Some((served.id, channel.clone())),
+                Source::Table { .. } => None,
+            })
+            .collect();
+        for (id, channel) in wanted {
+            // Re-entrant: a session that holds it already would hold it twice, which changes nothing.
+            let try_lock = format!("SELECT pg_try_advisory_lock({})", Lock::Source(id).sql(&self.daemon.schema));
+            if self.listening.client.query_one(try_lock.as_str(), &[]).await?.get(0) {
+                self.listening.client.batch_execute(&format!("LISTEN {}", crate::db::quote(&channel))).await?;
+                self.heard_on.entry(channel).or_default().push(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of notify watches that another configuration has taken over.
+    pub(super) async fn leave_foreign_sources(&mut self) -> Result<(), Error> {
+        let client = Arc::clone(&self.listening.client);
+        for (channel, watches) in &mut self.heard_on {
+            for id in watches.extract_if(.., |id| self.foreign.contains(id)) {
+                let unlock = format!("SELECT pg_advisory_unlock({})", Lock::Source(id).sql(&self.daemon.schema));
+                client.batch_execute(&unlock).await?;
+            }
+            if watches.is_empty() {
+                client.batch_execute(&format!("UNLISTEN {}", crate::db::quote(channel))).await?;
+            }
+        }
+        self.heard_on.retain(|_, watches| !watches.is_empty());
+        Ok(())
+    }
+}
