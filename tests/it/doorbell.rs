@@ -198,7 +198,16 @@ async fn b2_a_sleeper_that_could_not_arm_tries_again() {
     // Somebody holds the bell's lock when the daemon goes to sleep again.
     let hold = format!("SELECT pg_advisory_lock_shared({key})");
     let holding = other.batch_execute(&hold);
-    let waking = async { insert(&database, 1, 20).await };
+    let waking = async {
+        // Not before it queues: a daemon that was quicker would be armed again, and never let go.
+        support::eventually("it waits for the lock", async || {
+            let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                         AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+            database.one::<bool>(waits).await.then_some(())
+        })
+        .await;
+        insert(&database, 1, 20).await;
+    };
     let (held, ()) = tokio::join!(holding, waking);
     held.expect("holds it");
     receiver.wait_for(1).await;
