@@ -8,6 +8,7 @@ mod install;
 mod recount;
 mod run;
 mod status;
+mod test;
 mod trigger;
 
 use std::path::PathBuf;
@@ -116,6 +117,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Rule tests: readings over time and the events expected of them; no database, no network
+    Test {
+        /// Files with [[test]]; each names its configuration, unless --config does
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// One JSON object per test
+        #[arg(long)]
+        json: bool,
+    },
     /// The outbox
     Deliveries {
         #[command(subcommand)]
@@ -214,6 +224,9 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     if let Some(Command::Check { offline, json }) = cli.command {
         return check::run(&location, offline, json).await;
     }
+    if let Some(Command::Test { files, json }) = &cli.command {
+        return test::run(&location, files, *json);
+    }
     let config = config::load(&location)?;
     match cli.command {
         None | Some(Command::Run) => match cli.trigger.trigger {
@@ -237,7 +250,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
                 deliveries::discard(&config, &which, json).await
             }
         },
-        Some(Command::Init { .. } | Command::Check { .. }) => Ok(0),
+        Some(Command::Init { .. } | Command::Check { .. } | Command::Test { .. }) => Ok(0),
     }
 }
 

@@ -12,6 +12,7 @@ mod read_endpoint;
 mod read_rule;
 mod read_watch;
 pub mod reader;
+mod rehearse;
 pub mod secret;
 
 use std::collections::BTreeMap;
@@ -186,8 +187,23 @@ pub fn load_from(location: &Location, environment: &BTreeMap<String, String>) ->
     read::config(&name, file.is_some(), &text, &environment::Variables::new(environment, &borrowed)).map_err(Error::Config)
 }
 
+/// Loads the named configuration for rule tests, which send nothing and reach nothing: it may be without an endpoint, and
+/// files that hold secrets are not read.
+///
+/// # Errors
+/// [`Error::Config`] with everything that is wrong.
+pub fn load_rehearsal(path: &Path, env_file: Option<&Path>, environment: &BTreeMap<String, String>) -> Result<Config, Error> {
+    let text = read_file(path)?;
+    let borrowed = env_file.map(environment::read_env_file).transpose()?.unwrap_or_default();
+    let variables = environment::Variables::new(environment, &borrowed);
+    read::rehearsal(&path.display().to_string(), &text, &variables).map_err(Error::Config)
+}
+
 /// Reads a whole text file.
-fn read_file(path: &Path) -> Result<String, Error> {
+///
+/// # Errors
+/// [`Error::Config`] with its name.
+pub fn read_file(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|error| {
         Error::Config(vec![Mistake { place: path.display().to_string(), what: format!("cannot be read: {error}") }])
     })

@@ -16,7 +16,7 @@ pub mod decide;
 mod digest;
 pub mod facts;
 mod refusal;
-mod tell;
+pub(crate) mod tell;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

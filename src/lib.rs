@@ -30,11 +30,11 @@
 //!    and what others left behind, is claimed from the outbox. Signed anew on every attempt ([`pusher`]), tried again
 //!    with back-off ([`retry`]), settled; and only then does its lane go on.
 //! 7. **[`daemon`]** holds it together: sessions that come and go, tasks that stay, an orderly end. [`http`] and [`status`]
-//!    say how it is; [`cli`] is the command line.
+//!    say how it is; [`cli`] is the command line. [`ruletest`] runs a configuration's rules without any of it, in virtual time.
 //!
 //! Pure modules, which know no clock, no I/O and no tokio: [`severity`], [`evaluate`], [`storm`], [`retry`], [`pusher::sign`],
 //! [`pusher::classify`], [`pusher::body`], [`event::channel`], [`dispatch::lanes`], [`dispatch::gate`],
-//! [`source::payload`], [`journal::trigger`], [`journal::fold`].
+//! [`source::payload`], [`journal::trigger`], [`journal::fold`], [`ruletest::simulate`].
 //!
 //! SQL that a DBA should read is in `sql/`: the tables, the triggers, the fold, the recount, the poll. The invariants of
 //! each transaction and lock are at the head of the module that owns it; why things are as they are is in
@@ -61,6 +61,8 @@ pub mod retention;
 pub mod dispatch;
 pub mod pusher;
 pub mod retry;
+
+pub mod ruletest;
 
 pub mod daemon;
 pub mod http;

@@ -299,6 +299,12 @@ impl Watch {
             || self.rules.iter().any(|rule| matches!(rule.data, crate::event::rule::Data::Full) || named(rule.variables()))
     }
 
+    /// The values of a key within which its unread alerts are counted, as text.
+    pub fn unread_within(&self, key: &Map<String, Value>) -> String {
+        let parts: Vec<&Value> = self.unread_by.iter().map(|column| key.get(column).unwrap_or(&Value::Null)).collect();
+        serde_json::json!(parts).to_string()
+    }
+
     /// The key whose text is `text`, as `items_listen.count` stores it.
     pub fn key_from_text(&self, text: &str) -> Key {
         Key::from_text(self.key(), text)

@@ -49,6 +49,24 @@ pub enum Value {
     Datetime(String),
 }
 
+impl Value {
+    /// The value as JSON. `"{{ none }}"` is null, for which TOML has no word, as it is in a template.
+    pub fn json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match self {
+            Value::Table(entries) => {
+                Json::Object(entries.iter().map(|entry| (entry.key.clone(), entry.node.value.json())).collect())
+            }
+            Value::Array(items) => items.iter().map(|item| item.value.json()).collect(),
+            Value::String(text) if text.split_whitespace().eq(["{{", "none", "}}"]) => Json::Null,
+            Value::String(text) | Value::Datetime(text) => Json::from(text.as_str()),
+            Value::Integer(number) => Json::from(*number),
+            Value::Float(number) => Json::from(*number),
+            Value::Boolean(boolean) => Json::from(*boolean),
+        }
+    }
+}
+
 /// A key of a table, with its own place.
 #[derive(Clone, Debug)]
 pub struct Entry {

@@ -9,6 +9,7 @@ use super::environment::Variables;
 use super::read_endpoint::endpoints;
 use super::read_watch::{NO_ENDPOINT, default_watch, watches};
 use super::reader::{Mistakes, Section};
+use super::rehearse::rehearse;
 use super::{Config, Database, Doorbell, Endpoint, Install, Secret};
 use crate::retention::Retention;
 use crate::watch::{Watch, short_hash};
@@ -22,12 +23,32 @@ pub const HTTP_LISTEN_DEFAULT: &str = "127.0.0.1:9786";
 /// Everything that is wrong with it.
 pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -> Result<Config, Vec<Mistake>> {
     let (mut root, found) = parse(file, text);
-    let syntax = found.len();
-    let mut mistakes = Mistakes::new(file, found);
     variables.graft_own(&mut root);
     fill_broadcasting(&mut root, variables);
+    checked(file, exists, &root, found, variables)
+}
 
-    let mut section = Section::new("", &root, &mut mistakes);
+/// Reads a configuration for rule tests, which send nothing: see [`rehearse`].
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn rehearsal(file: &str, text: &str, variables: &Variables<'_>) -> Result<Config, Vec<Mistake>> {
+    let (mut root, found) = parse(file, text);
+    variables.graft_own(&mut root);
+    rehearse(&mut root);
+    checked(file, true, &root, found, variables)
+}
+
+fn checked(
+    file: &str,
+    exists: bool,
+    root: &Node,
+    found: Vec<Mistake>,
+    variables: &Variables<'_>,
+) -> Result<Config, Vec<Mistake>> {
+    let syntax = found.len();
+    let mut mistakes = Mistakes::new(file, found);
+    let mut section = Section::new("", root, &mut mistakes);
     let database = database(section.node("database"), variables, &mut mistakes);
     let endpoints = endpoints(section.node("endpoints"), &mut mistakes);
     let names: Vec<String> = endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();

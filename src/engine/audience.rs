@@ -10,11 +10,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::tell::{Outgoing, Told};
+use super::tell::{Outgoing, Told, united};
 use super::write::Telling;
 use crate::coalesce;
 use crate::error::Error;
-use crate::pusher::body::{self, Body};
 
 /// Who is told: an endpoint, and a lane of it.
 type Who = (String, String);
@@ -150,16 +149,4 @@ impl Telling<'_> {
         self.client.execute(&self.writer.audience, &[&columns.0, &columns.1, &columns.2, &columns.3]).await?;
         Ok(())
     }
-}
-
-/// The body that says both; `None` where the earlier cannot be read: then both are told.
-fn united(earlier: &str, later: &Outgoing) -> Option<String> {
-    let key = later.encryption.as_ref();
-    let (earlier, later) = (body::opened(earlier, key)?, body::opened(&later.body, key)?);
-    let parse = |data: &str| serde_json::from_str::<Value>(data).ok();
-    let data = coalesce::unite(parse(&earlier.data)?, parse(&later.data)?).to_string();
-    // Of several connections that would rather not hear of it none can be left out: each knows but its own change.
-    let socket_id = earlier.socket_id.filter(|id| later.socket_id.as_ref() == Some(id));
-    let body = Body { name: &later.name, channels: &later.channels, data: &data, socket_id: socket_id.as_deref() };
-    body::sealed(&body, key).ok()
 }

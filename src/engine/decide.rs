@@ -91,10 +91,8 @@ impl Changed {
         // Columns that are named since it was written are null.
         let columns = served.watch.change_columns();
         let object = |name: &str| {
-            let object: Map<String, Value> = serde_json::from_str(row.get::<_, Option<&str>>(name)?).ok()?;
-            let missing =
-                columns.iter().filter(|column| !object.contains_key(*column)).map(|column| (column.clone(), Value::Null));
-            Some(missing.collect::<Map<_, _>>().into_iter().chain(object.clone()).collect())
+            let object = serde_json::from_str(row.get::<_, Option<&str>>(name)?).ok()?;
+            Some(with_nulls(&columns, object))
         };
         let (old, new) = (object("old"), object("new"));
         Some(Changed { watch: served.id, key: row.get("key"), change, old, new, seq: row.get("seq") })
@@ -171,6 +169,12 @@ pub fn folded(served: &Served, row: &Row, now: Timestamp, silent: bool, into: &m
     decision.state_changed = next != state;
     decision.row = row.get("row");
     into.decisions.push(decision);
+}
+
+/// A row in which each of these columns is there, if only as null.
+pub fn with_nulls(columns: &[String], row: Map<String, Value>) -> Map<String, Value> {
+    let missing = columns.iter().filter(|column| !row.contains_key(*column)).map(|column| (column.clone(), Value::Null));
+    missing.collect::<Vec<_>>().into_iter().chain(row.clone()).collect()
 }
 
 /// The row of a key of which none is known: what templates name is null.

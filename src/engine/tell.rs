@@ -1,6 +1,6 @@
 //! The events of a decision, and what each publish rule sends of them.
 //!
-//! No I/O: events and bodies are made here, `write` puts them into the database.
+//! No I/O: events and bodies are made here, `write` puts them into the database, and rule tests look at them.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Served;
 use super::decide::{Changed, Decision, Manual};
+use crate::coalesce;
 use crate::event::rule::{Message, Rule};
 use crate::event::{Event, Facts};
 use crate::outbox::Lane;
@@ -16,30 +17,30 @@ use crate::severity::{Severity, percent};
 use crate::watch::{Key, MESSAGE_DEFAULT, short_hash};
 
 /// One event, to whom it goes, and the row of its history.
-pub(super) struct Told {
-    pub(super) event: Event,
-    pub(super) lane_key: String,
-    pub(super) parcels: Vec<Outgoing>,
+pub(crate) struct Told {
+    pub(crate) event: Event,
+    pub(crate) lane_key: String,
+    pub(crate) parcels: Vec<Outgoing>,
     /// It is left to a digest.
-    pub(super) digest: bool,
+    pub(crate) digest: bool,
     /// It has no row of history, or has it already.
-    pub(super) stored: bool,
+    pub(crate) stored: bool,
 }
 
 /// A delivery that is to be inserted.
 #[derive(Clone)]
-pub(super) struct Outgoing {
-    pub(super) endpoint: String,
-    pub(super) channels: Vec<String>,
-    pub(super) name: String,
-    pub(super) body: String,
-    pub(super) unsendable: Option<String>,
-    pub(super) collapse: Option<String>,
+pub(crate) struct Outgoing {
+    pub(crate) endpoint: String,
+    pub(crate) channels: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) body: String,
+    pub(crate) unsendable: Option<String>,
+    pub(crate) collapse: Option<String>,
     /// It goes to an audience that is told no more often than this.
-    pub(super) coalesce: Option<SignedDuration>,
+    pub(crate) coalesce: Option<SignedDuration>,
     /// It waits until then, and what follows is put into it.
-    pub(super) due: Option<Timestamp>,
-    pub(super) encryption: Option<crate::pusher::encrypt::Key>,
+    pub(crate) due: Option<Timestamp>,
+    pub(crate) encryption: Option<crate::pusher::encrypt::Key>,
 }
 
 impl Outgoing {
@@ -52,7 +53,7 @@ impl Outgoing {
     }
 
     /// One event name on one channel.
-    pub(super) fn audience(&self) -> String {
+    pub(crate) fn audience(&self) -> String {
         json!([self.name, self.channels.first()]).to_string()
     }
 
@@ -73,16 +74,16 @@ pub(super) fn sendable(chunk: &[Told]) -> impl Iterator<Item = (&Told, &Outgoing
 
 /// What events see besides what they are about.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Seen<'a> {
+pub(crate) struct Seen<'a> {
     /// Alerts that nobody has read.
-    pub(super) unread: Option<i64>,
+    pub(crate) unread: Option<i64>,
     /// What the watch's lookup found.
-    pub(super) lookup: Option<&'a Map<String, Value>>,
+    pub(crate) lookup: Option<&'a Map<String, Value>>,
 }
 
 /// The events of one decision, in the order of their numbers: its reading, where a rule wants every reading and does
 /// not get the transition; and its transition.
-pub(super) fn decision(served: &Served, decision: &Decision, seen: Seen<'_>, now: Timestamp) -> Vec<Told> {
+pub(crate) fn decision(served: &Served, decision: &Decision, seen: Seen<'_>, now: Timestamp) -> Vec<Told> {
     let rules = &served.watch.rules;
     let key = served.watch.key_from_text(&decision.key);
     let at = decision.state.last_at.filter(|_| decision.change.is_some()).unwrap_or(now);
@@ -117,7 +118,7 @@ pub(super) fn decision(served: &Served, decision: &Decision, seen: Seen<'_>, now
 }
 
 /// Whether anything is told of a decision, so that its lookup is to be asked.
-pub(super) fn is_told(served: &Served, decision: &Decision) -> bool {
+pub(crate) fn is_told(served: &Served, decision: &Decision) -> bool {
     !decision.silent && (decision.change.is_some() || served.watch.rules.iter().any(|rule| rule.on.reading()))
 }
 
@@ -132,7 +133,7 @@ pub(super) fn manual(served: &Served, manual: &Manual, seen: Seen<'_>, now: Time
 }
 
 /// The event of a change of a row; `None` where no rule wants to hear of it.
-pub(super) fn change(served: &Served, changed: &Changed, seen: Seen<'_>, now: Timestamp) -> Option<Told> {
+pub(crate) fn change(served: &Served, changed: &Changed, seen: Seen<'_>, now: Timestamp) -> Option<Told> {
     let watch = &served.watch;
     let wanting = watch.rules.iter().filter(|rule| rule.wants_change(changed.change, changed.old.as_ref(), changed.new.as_ref()));
     let wanting: Vec<&Rule> = wanting.collect();
@@ -276,4 +277,16 @@ fn unsendable(rule: &Rule, endpoint: &str, channels: Vec<String>, name: &str, wh
         due: None,
         encryption: None,
     }
+}
+
+/// The body that says both; `None` where the earlier cannot be read: then both are told.
+pub(crate) fn united(earlier: &str, later: &Outgoing) -> Option<String> {
+    let key = later.encryption.as_ref();
+    let (earlier, later) = (body::opened(earlier, key)?, body::opened(&later.body, key)?);
+    let parse = |data: &str| serde_json::from_str::<Value>(data).ok();
+    let data = coalesce::unite(parse(&earlier.data)?, parse(&later.data)?).to_string();
+    // Of several connections that would rather not hear of it none can be left out: each knows but its own change.
+    let socket_id = earlier.socket_id.filter(|id| later.socket_id.as_ref() == Some(id));
+    let body = Body { name: &later.name, channels: &later.channels, data: &data, socket_id: socket_id.as_deref() };
+    body::sealed(&body, key).ok()
 }

@@ -222,7 +222,7 @@ impl Writer {
         for (served, key) in wanted {
             let watch = &served.watch;
             by.entry(watch.name.clone()).or_insert_with(|| json!(watch.unread_by));
-            within.insert((watch.name.clone(), Unread::within(watch, key)));
+            within.insert((watch.name.clone(), watch.unread_within(key)));
         }
         if by.is_empty() {
             return Ok(unread);
@@ -489,20 +489,15 @@ pub(super) struct Refused {
 pub(super) struct Unread(HashMap<(String, String), i64>);
 
 impl Unread {
-    fn within(watch: &Watch, key: &Map<String, Value>) -> String {
-        let parts: Vec<&Value> = watch.unread_by.iter().map(|column| key.get(column).unwrap_or(&Value::Null)).collect();
-        json!(parts).to_string()
-    }
-
     fn add(&mut self, watch: &Watch, key: &Map<String, Value>) {
-        if let Some(count) = self.0.get_mut(&(watch.name.clone(), Unread::within(watch, key))) {
+        if let Some(count) = self.0.get_mut(&(watch.name.clone(), watch.unread_within(key))) {
             *count += 1;
         }
     }
 
     /// Within the values of this key; `None` where nobody asked.
     pub(super) fn of(&self, watch: &Watch, key: &Map<String, Value>) -> Option<i64> {
-        self.0.get(&(watch.name.clone(), Unread::within(watch, key))).copied()
+        self.0.get(&(watch.name.clone(), watch.unread_within(key))).copied()
     }
 }
 
