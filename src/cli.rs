@@ -1,5 +1,6 @@
 //! The command line: one file per command, and the exit codes of the design.
 
+mod alerts;
 mod check;
 mod deliveries;
 mod echo;
@@ -126,11 +127,24 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The inbox
+    Alerts {
+        #[command(subcommand)]
+        command: AlertsCommand,
+    },
     /// The outbox
     Deliveries {
         #[command(subcommand)]
         command: DeliveriesCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum AlertsCommand {
+    /// List alerts, newest first
+    List(alerts::List),
+    /// Mark alerts read: they are no longer counted as unread until they escalate
+    Read(alerts::Read),
 }
 
 #[derive(Debug, Subcommand)]
@@ -239,6 +253,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Some(Command::Uninstall) => install::uninstall(&config).await,
         Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,
         Some(Command::Status { json }) => status::run(&config, json).await,
+        Some(Command::Alerts { command: AlertsCommand::List(args) }) => alerts::list(&config, &args).await,
+        Some(Command::Alerts { command: AlertsCommand::Read(args) }) => alerts::read(&config, &args).await,
         Some(Command::Deliveries { command }) => match command {
             DeliveriesCommand::List { filter, state, limit, json } => {
                 deliveries::list(&config, &filter, state.as_deref(), limit, json).await

@@ -216,11 +216,15 @@ pub(super) async fn retry(config: &Config, ids: &[i64], filter: &Filter, json: b
     Ok(u8::from(!ids.is_empty() && retried < ids.len() as u64))
 }
 
-/// So many deliveries are changed by one statement.
-const PAGE: u64 = 10_000;
+/// So many rows are changed by one statement.
+pub(super) const PAGE: u64 = 10_000;
 
 /// Runs a statement until it finds less than a page: millions of rows take longer than one statement may.
-async fn in_pages(client: &tokio_postgres::Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+pub(super) async fn in_pages(
+    client: &tokio_postgres::Client,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<u64, Error> {
     let mut all = 0;
     loop {
         let changed = client.execute(sql, parameters).await?;
