@@ -463,3 +463,13 @@ fn a_rehearsal_needs_no_endpoint_and_no_secret_and_the_daemon_does() {
     assert!(rehearsal("c", &files, &variables).is_ok());
     assert!(crate::config::read::config("c", true, &files, &variables).is_err());
 }
+
+#[test]
+fn the_examples_of_the_documentation_are_right() {
+    for text in [include_str!("../../docs/rule-tests.md"), include_str!("../../README.md")] {
+        let examples: Vec<&str> = text.split("```toml\n").filter_map(|part| part.split("```").next()).collect();
+        let example = examples.into_iter().find(|example| example.contains("[[test]]")).expect("an example");
+        let outcomes = try_run(LOW, example).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(report::text(&outcomes[0]), ["ok    an item runs low once"]);
+    }
+}
