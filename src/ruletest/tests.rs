@@ -196,7 +196,7 @@ fn the_most_specific_threshold_wins_and_an_edit_is_in_force_at_once() {
 
 #[test]
 fn a_threshold_in_the_row_is_taken_from_the_row() {
-    let config = LOW.replace("threshold = 50", "threshold_column = \"reorder\"");
+    let config = LOW.replace("threshold = 50", "threshold = 50\nthreshold_column = \"reorder\"");
     let step = |row: &str, expect: &str| format!("[[test.step]]\ncount = 7\n{row}\nexpect = {expect}\n");
     passes(
         &config,
@@ -264,6 +264,14 @@ fn changes_within_the_time_are_one_event_across_watches() {
         expect = [{ transition = "delete", data = { last = "{{ none }}" } }]
         "#,
     );
+}
+
+#[test]
+fn a_changed_row_is_what_templates_name_and_no_more() {
+    let steps =
+        "[[test.step]]\nwatch = \"bookings\"\ninsert = { id = 1, user_id = 7 }\nexpect = [{ row = { user_id = 7, id = 1 } }]";
+    let said = said(REFRESH, steps);
+    assert_eq!(said[3..], ["        - row.id = 1", "        + row.id = (there is none)"], "{said:?}");
 }
 
 #[test]
@@ -450,6 +458,7 @@ fn a_primary_key_is_what_the_test_says_or_the_first_key_that_is_given() {
     };
     passes(LOW, &with("", "{ sku = \"a\" }"));
     passes(LOW, &with("primary_key = [\"sku\", \"id\"]", "{ sku = \"a\", id = 4 }"));
+    passes(LOW, &with("[[test.step]]\nthreshold = 60", "{ sku = \"a\" }"));
 }
 
 #[test]
