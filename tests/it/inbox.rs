@@ -6,7 +6,7 @@ use crate::support::receiver::Receiver;
 use crate::*;
 
 /// A tenant of this name would clear the screen.
-const HOSTILE: &str = "evil\u{1b}[2J\u{7}";
+const HOSTILE: &str = "evil\u{1b}[2J\u{7}\u{9b}2J";
 
 async fn insert(database: &Database, tenant: &str, count: i32) {
     let sql = format!("INSERT INTO orders (tenant_id) SELECT '{tenant}' FROM generate_series(1, {count})");
@@ -32,7 +32,8 @@ async fn read(daemon: &Daemon, which: &[&str]) -> (i32, String, String) {
 async fn two_alerts() -> (Database, Receiver, Daemon) {
     let (database, receiver) = (Database::new().await, Receiver::start().await);
     database.sql("CREATE TABLE orders (id serial PRIMARY KEY, tenant_id text, status text NOT NULL DEFAULT 'open')").await;
-    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    let watch = ORDERS.replace("threshold = 20", "threshold = 20\nmessage = \"{{ key.tenant_id }}\"");
+    let mut daemon = daemon(&config(&database, &receiver, &watch));
     daemon.start().await;
     insert(&database, "a", 20).await;
     assert_eq!(receiver.wait_for(1).await[0].number("unread_count"), 1);
