@@ -120,7 +120,7 @@ enum Command {
     },
     /// Rule tests: readings over time and the events expected of them; no database, no network
     Test {
-        /// Files with [[test]]; each names its configuration, unless --config does
+        /// Files of tests; each names its configuration, unless --config does
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// One JSON object per test

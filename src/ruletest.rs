@@ -1,7 +1,7 @@
 //! Rule tests: readings over time and the events expected of them, for `items-listen test`.
 //!
 //! [`read`] takes a file apart, [`simulate`] runs its steps in virtual time through the code that the daemon runs them
-//! through, [`compare`] tells what is sent from what is expected, [`report`] says so. Pure, except that a test has its configuration loaded.
+//! through, [`mod@compare`] tells what is sent from what is expected, [`report`] says so. Pure, except that a test has its configuration loaded.
 
 pub mod compare;
 pub mod read;

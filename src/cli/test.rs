@@ -4,24 +4,27 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{plain, print};
-use crate::config::{self, Location};
+use crate::config::{self, Location, Mistake};
 use crate::error::Error;
 use crate::ruletest::{self, Outcome, read, report};
 
 /// Runs all tests of all files. Nothing is said of any of them while something cannot be read.
 pub(super) fn run(location: &Location, files: &[PathBuf], json: bool) -> Result<u8, Error> {
     let environment: BTreeMap<String, String> = std::env::vars().collect();
-    let (mut all, mut mistakes) = (Vec::new(), Vec::new());
+    let (mut all, mut mistakes) = (Vec::new(), Vec::<Mistake>::new());
     for file in files {
         match outcomes(location, file, &environment) {
             Ok(outcomes) => all.extend(outcomes.into_iter().map(|outcome| (file, outcome))),
-            Err(Error::Config(found)) => mistakes.extend(found),
+            // Files that share a configuration share its mistakes.
+            Err(Error::Config(found)) => found.into_iter().for_each(|mistake| {
+                if !mistakes.contains(&mistake) {
+                    mistakes.push(mistake);
+                }
+            }),
             Err(other) => return Err(other),
         }
     }
     if !mistakes.is_empty() {
-        // Tests of one configuration share its mistakes.
-        mistakes.dedup();
         return Err(Error::Config(mistakes));
     }
     for (file, outcome) in &all {

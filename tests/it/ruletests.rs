@@ -146,6 +146,8 @@ fn what_cannot_be_read_is_78_and_no_file_is_usage() {
         let (code, out, err) = files.run(arguments, &[]);
         assert!(code == 78 && out.is_empty() && err.contains(expected), "{code} {out}{err}");
     }
+    let (_, _, err) = files.run(&["test", "broken.toml", "unknown.toml", "broken.toml"], &[]);
+    assert_eq!((err.matches("treshold").count(), err.matches("low-stok").count()), (1, 1), "each once, in one run: {err}");
     assert_eq!(files.run(&["test"], &[]).0, 2);
     // A flag names the configuration for all files; the daemon goes on wanting an endpoint.
     assert_eq!(files.run(&["test", "--config", "rules/config.toml", "broken.toml"], &[]).0, 0);
