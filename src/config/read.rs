@@ -28,7 +28,7 @@ pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -
     checked(file, exists, &root, found, variables)
 }
 
-/// Reads a configuration for rule tests, which send nothing: see [`rehearse`].
+/// Reads a configuration for rule tests, which send nothing: see `rehearse`.
 ///
 /// # Errors
 /// Everything that is wrong with it.

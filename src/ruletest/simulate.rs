@@ -2,7 +2,7 @@
 //!
 //! Pure: no clock, no database, no network. What the engine keeps in tables is kept in memory here: the state of each key,
 //! its last reading, alerts and whether they were read, what waits to be coalesced. Judging a reading is
-//! [`decide::received`], making events and bodies of it is [`tell`]; nothing of either is repeated. Storms are left out:
+//! [`decide::received`], making events and bodies of it is `engine::tell`; nothing of either is repeated. Storms are left out:
 //! every alert is told singly.
 //!
 //! Time passes in [`Simulation::step`] alone. A deadline fires at its own time, and before a step that is at the same.
