@@ -160,7 +160,7 @@ pub fn folded(served: &Served, row: &Row, now: Timestamp, silent: bool, into: &m
     if keyed && rows == 0 && sum == 0 && nothing_open && forgettable {
         into.empty.push((served.id, key.to_owned()));
     }
-    let publishes_readings = watch.rules.iter().any(|rule| rule.on.reading());
+    let publishes_readings = !gone && watch.rules.iter().any(|rule| rule.on.reading());
     if next == state && change.is_none() && !publishes_readings {
         return;
     }

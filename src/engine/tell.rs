@@ -150,12 +150,14 @@ pub(crate) fn change(served: &Served, changed: &Changed, seen: Seen<'_>, now: Ti
     };
     let lookup = seen.lookup.cloned();
     let with_lookup = |row: &Map<String, Value>| row.clone().into_iter().chain(lookup.clone().into_iter().flatten()).collect();
-    event.row = changed.row().map(with_lookup).map(Value::Object);
+    // Of a row of which nobody named a column there is nothing to tell.
+    event.row = changed.row().map(with_lookup).filter(|row: &Map<String, Value>| !row.is_empty()).map(Value::Object);
     // What a template names is there, if only as null.
     let nulls = || watch.change_columns().into_iter().map(|column| (column, Value::Null)).collect::<Map<_, _>>();
     let old = changed.old.clone().unwrap_or_else(nulls);
     let facts = Facts { old: Some(old), moved: changed.old.is_some() && changed.new.is_some(), lookup };
-    if !watch.counts() && watch.message.source() != MESSAGE_DEFAULT {
+    // The default is about a count; one of its own may be about either.
+    if watch.message.source() != MESSAGE_DEFAULT {
         event.message = watch.message.render(&facts.context(&event)).ok();
     }
     let parcels = wanting.into_iter().flat_map(|rule| outgoing(rule, &event, &facts)).collect();
