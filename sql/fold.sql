@@ -5,29 +5,39 @@
 --   $4 $5     xmax and xip of S, the snapshot of this replica's last complete fold ('0' and {}: from the beginning)
 --   $6        the limit. Fewer journal rows than this: the journal is dry, and every dirty key is evaluated.
 --   $7        so many of them at a time: those that are left are still dirty, and are evaluated by the next fold.
+--   $8        watches whose own table, or whose lookup, cannot be read at present: their keys stay dirty.
+-- {rows} and {thresholds} are filled in: what watches read of their own tables, and of the table threshold.
 --
 -- What S could not see has an xid >= xmax(S), or one of xip(S): two index ranges, so that the fold never
 -- walks over the dead rows that some forgotten session keeps from being vacuumed.
 -- Everything is decided in one snapshot, markers included: a key is never evaluated between the two halves
 -- of a transaction, nor while its watch waits to be counted anew.
 WITH mine AS MATERIALIZED (
-    SELECT w.id, w.generation, w.baseline,
-           EXISTS (SELECT FROM items_listen.marker m WHERE m.watch = w.id) AS marked
+    SELECT w.id, w.name, w.generation, w.key_columns, w.baseline,
+           EXISTS (SELECT FROM items_listen.marker m WHERE m.watch = w.id) AS marked,
+           -- A query watch is judged by its sweeps alone.
+           w.id <> ALL ($8::int[]) AND w.source <> 'query' AS judged
     FROM items_listen.watch w
     JOIN unnest($1::int[], $2::int[], $3::text[]) AS known (id, generation, policy)
       ON w.id = known.id AND w.generation = known.generation AND w.policy = known.policy
+),
+-- What other replicas know: an edit of their thresholds is theirs to take.
+others AS MATERIALIZED (
+    SELECT w.name FROM items_listen.watch w WHERE w.id NOT IN (SELECT id FROM mine)
 ),
 foldable AS MATERIALIZED (
     (SELECT j.ctid FROM items_listen.journal j
      WHERE j.xid >= $4::text::xid8
        AND (j.generation IN (SELECT generation FROM mine)
-            OR j.generation NOT IN (SELECT generation FROM items_listen.watch))
+            OR j.generation NOT IN (SELECT generation FROM items_listen.watch)
+               AND (j.generation > 0 OR j.key::jsonb ->> 'watch' NOT IN (SELECT name FROM others)))
      LIMIT $6::bigint)
     UNION ALL
     (SELECT j.ctid FROM items_listen.journal j
      WHERE j.xid = ANY ($5::text[]::xid8[]) AND j.xid < $4::text::xid8
        AND (j.generation IN (SELECT generation FROM mine)
-            OR j.generation NOT IN (SELECT generation FROM items_listen.watch))
+            OR j.generation NOT IN (SELECT generation FROM items_listen.watch)
+               AND (j.generation > 0 OR j.key::jsonb ->> 'watch' NOT IN (SELECT name FROM others)))
      LIMIT $6::bigint)
     LIMIT $6::bigint
 ),
@@ -39,11 +49,26 @@ taken AS (
 done AS MATERIALIZED (
     SELECT count(*) AS rows, count(*) < $6::bigint AS complete FROM taken
 ),
+-- Edits of the table threshold, each of all keys that have its values (generation 0, by how much nothing changed).
+edited AS (
+    SELECT DISTINCT (t.key::jsonb ->> 'watch') AS name, coalesce(t.key::jsonb -> 'key', '{}') AS key FROM taken t WHERE t.generation = 0
+),
+rejudged AS MATERIALIZED (
+    SELECT m.id, c.key
+    FROM edited e JOIN mine m ON e.name = m.name
+    JOIN items_listen.count c ON c.watch = m.id
+    WHERE (SELECT jsonb_object_agg(k.name, k.value)
+           FROM ROWS FROM (unnest(m.key_columns), jsonb_array_elements(c.key::jsonb)) AS k (name, value) WHERE k.name IS NOT NULL) @> e.key
+       OR e.key = '{}'
+),
 folded AS (
     INSERT INTO items_listen.count AS c (watch, key, rows, sum, dirty)
-    SELECT m.id, t.key, sum(t.rows), sum(t.sum), CASE WHEN m.marked OR NOT (SELECT complete FROM done) THEN 1 ELSE 0 END
-    FROM taken t JOIN mine m USING (generation)
-    GROUP BY m.id, m.marked, t.key
+    SELECT m.id, t.key, sum(t.rows), sum(t.sum), CASE WHEN m.marked OR NOT m.judged OR NOT (SELECT complete FROM done) THEN max(t.dirty) ELSE 0 END
+    FROM (SELECT m.id, j.key, j.rows, j.sum, 1 AS dirty FROM taken j JOIN mine m USING (generation)
+          UNION ALL
+          SELECT e.id, e.key, 0, 0, 2 FROM rejudged e) AS t
+    JOIN mine m ON m.id = t.id
+    GROUP BY m.id, m.marked, m.judged, t.key
     ORDER BY m.id, t.key COLLATE "C"
     ON CONFLICT (watch, key) DO UPDATE
         SET rows = c.rows + excluded.rows, sum = c.sum + excluded.sum, dirty = CASE WHEN excluded.dirty > 0 THEN greatest(c.dirty, excluded.dirty) ELSE 0 END
@@ -52,17 +77,17 @@ folded AS (
 -- What is dirty, as far as one fold evaluates it.
 chosen AS MATERIALIZED (
     SELECT d.watch, d.key FROM items_listen.count d JOIN mine n ON n.id = d.watch
-    WHERE d.dirty > 0 AND NOT n.marked AND (SELECT complete FROM done)
+    WHERE d.dirty > 0 AND NOT n.marked AND n.judged AND (SELECT complete FROM done)
     LIMIT $7::bigint
 ),
 reading AS (
     SELECT f.*, 0::smallint AS was_dirty
-    FROM folded f
-    WHERE f.dirty = 0
+    FROM folded f JOIN mine m ON m.id = f.watch
+    WHERE f.dirty = 0 AND m.judged
     UNION ALL
     SELECT c.*, c.dirty AS was_dirty
     FROM items_listen.count c JOIN mine m ON m.id = c.watch
-    WHERE (SELECT complete FROM done) AND NOT m.marked
+    WHERE (SELECT complete FROM done) AND NOT m.marked AND m.judged
       AND (c.watch, c.key) IN (
             SELECT watch, key FROM chosen
             UNION
@@ -76,9 +101,16 @@ SELECT done.rows AS folded_rows, done.complete, (SELECT count(*) FROM chosen) >=
        clock_timestamp() AS now,
        (SELECT array_agg(id) FROM mine) AS served,
        (SELECT array_agg(id) FROM mine WHERE marked) AS marked,
-       (SELECT array_agg(id) FROM mine WHERE baseline AND NOT marked) AS baseline,
+       (SELECT array_agg(id) FROM mine WHERE baseline AND NOT marked AND judged) AS baseline,
        (SELECT array_agg(id) FROM mine JOIN items_listen.storm s ON s.watch = id WHERE s.due_at <= (SELECT clock_timestamp())) AS storms,
        r.watch, r.key, r.rows, r.was_dirty, r.severity, r.episode,
+       -- Whatever the numbers, a reading is one of 64 bits.
+       least(greatest(r.sum, -9223372036854775808), 9223372036854775807)::bigint AS sum,
        r.breach_since, r.clear_since, r.said_at, r.deadline, r.last_at,
+       (r.watch, r.key) IN (SELECT e.id, e.key FROM rejudged e) AS rejudged,
+       own.threshold AS own_threshold, own.row, edit.threshold AS edited_threshold, coalesce(edit.found, false) AS is_edited,
        CASE WHEN r.key IS NOT NULL THEN nextval('items_listen.seq') END AS seq
-FROM done LEFT JOIN reading r ON true
+FROM done
+LEFT JOIN reading r ON true
+LEFT JOIN LATERAL ({rows}) AS own (threshold, row) ON true
+LEFT JOIN LATERAL ({thresholds}) AS edit (threshold, found) ON true

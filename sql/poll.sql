@@ -3,6 +3,7 @@
 --
 --   $1 $2  xmax and xip of the last complete fold      $3 $7  the endpoints of this replica, and from which due
 --                                                              time on claims of each look
+--   $8 $9  the same of the last time that all changes were taken
 --   $4     this instance                               $5  whether it is ready    $6  its doorbell
 WITH beat AS (
     UPDATE items_listen.instance SET beat_at = clock_timestamp(), ready = $5::boolean, doorbell = $6::text
@@ -11,6 +12,8 @@ WITH beat AS (
 SELECT
     EXISTS (SELECT FROM items_listen.journal WHERE xid >= $1::text::xid8)
       OR EXISTS (SELECT FROM items_listen.journal WHERE xid = ANY ($2::text[]::xid8[]) AND xid < $1::text::xid8)
+      OR EXISTS (SELECT FROM items_listen.change WHERE xid >= $8::text::xid8)
+      OR EXISTS (SELECT FROM items_listen.change WHERE xid = ANY ($9::text[]::xid8[]) AND xid < $8::text::xid8)
       AS journal_waits,
     EXISTS (SELECT FROM items_listen.count WHERE dirty > 0) AS dirty,
     EXISTS (SELECT FROM items_listen.count WHERE deadline <= (SELECT clock_timestamp()))
@@ -19,6 +22,9 @@ SELECT
     (SELECT extract(epoch FROM least((SELECT min(deadline) FROM items_listen.count WHERE deadline IS NOT NULL),
                                      (SELECT min(due_at) FROM items_listen.storm)) - clock_timestamp())::float8)
       AS next_deadline_seconds,
+    (SELECT array_agg(DISTINCT c.watch) FROM items_listen.count c
+     WHERE (c.dirty > 0 OR c.deadline <= (SELECT clock_timestamp()))
+       AND c.watch IN (SELECT w.id FROM items_listen.watch w WHERE w.source = 'query')) AS sweeps,
     (SELECT array_agg(DISTINCT watch) FROM items_listen.marker) AS marked,
     (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding <> 'gone') AS uncovered,
     (SELECT array_agg(DISTINCT watch) FROM ({coverage}) AS c WHERE finding = 'gone') AS gone,

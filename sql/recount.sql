@@ -3,20 +3,22 @@
 --
 -- It deletes no journal row and writes no count: a fold moves rows from the one to the other atomically,
 -- so their sum is the same in every snapshot, and writers, folds and recounts never wait for each other.
--- {...} is filled in by the program: the watch's id and generation, and its relation, condition and key.
+-- {...} is filled in by the program: the watch's id and generation, and its relation, condition (a level that is NULL is none), key and measure; and
+-- whether every key is to be judged anew, since more than its count may have changed while nobody saw.
 WITH truth AS (
-    SELECT key, count(*) AS rows
-    FROM (SELECT {key} AS key FROM (SELECT {parts} AS key FROM {relation} AS watched WHERE {where}) AS r) AS keyed
+    SELECT key, count(*) AS rows, coalesce(sum(measure), 0) AS sum
+    FROM (SELECT {key} AS key, r.measure
+          FROM (SELECT {parts} AS key, {measure} AS measure FROM {relation} AS watched WHERE {counted}) AS r) AS keyed
     GROUP BY key
 ),
 known AS (
-    SELECT key, sum(rows) AS rows
-    FROM (SELECT key, rows FROM items_listen.count WHERE watch = {id}
+    SELECT key, sum(rows) AS rows, sum(sum) AS sum
+    FROM (SELECT key, rows, sum FROM items_listen.count WHERE watch = {id}
           UNION ALL
-          SELECT key, rows FROM items_listen.journal WHERE generation = {generation}) AS k
+          SELECT key, rows, coalesce(sum, 0) FROM items_listen.journal WHERE generation = {generation}) AS k
     GROUP BY key
 )
-INSERT INTO items_listen.journal (generation, key, rows)
-SELECT {generation}, key, coalesce(truth.rows, 0) - coalesce(known.rows, 0)
+INSERT INTO items_listen.journal (generation, key, rows, sum)
+SELECT {generation}, key, coalesce(truth.rows, 0) - coalesce(known.rows, 0), coalesce(truth.sum, 0) - coalesce(known.sum, 0)
 FROM truth FULL JOIN known USING (key)
-WHERE coalesce(truth.rows, 0) <> coalesce(known.rows, 0)
+WHERE coalesce(truth.rows, 0) <> coalesce(known.rows, 0) OR coalesce(truth.sum, 0) <> coalesce(known.sum, 0) OR {touch}

@@ -36,5 +36,5 @@ SELECT jsonb_build_object(
         'listen_heartbeat_at', (SELECT max(beat_at) FROM items_listen.instance),
         'doorbell', (SELECT doorbell FROM items_listen.instance WHERE beat_at > clock_timestamp() - interval '10 s'
                      ORDER BY doorbell <> 'armed', beat_at DESC LIMIT 1),
-        'journal_rows', (SELECT count(*) FROM items_listen.journal))
+        'journal_rows', (SELECT count(*) FROM items_listen.journal) + (SELECT count(*) FROM items_listen.change))
 )

@@ -1,10 +1,15 @@
 -- The triggers of one watch: what a writer's statement pays for being watched.
 --
 -- Per event one function, which belongs to the schema's owner and depends on nothing that the writer
--- set; and one statement trigger on the relation and on each of its partitions. {...} is filled in.
+-- set; and one statement trigger on the relation and on each of its partitions. {...} is filled in, and of
+-- the lines that end with "--?" those are left out whose conditions do not all hold:
+--   counts   it keeps counts                  sum    of an expression, not of rows
+--   touch    a row that was touched is judged anew, though its count is what it was
+--   changes  rules listen to what this event does to rows; paired: to rows as they were and as they are
+--   columns  an update is of interest only if it changes certain columns
 --
 -- * No sequence is touched, no table is read but the statement's own rows, no counter row is locked.
--- * Keys and condition are computed in a block that writes nothing and cannot fail the writer: an error
+-- * Keys, condition and measure are computed in a block that writes nothing and cannot fail the writer: an error
 --   leaves a marker, and the watch is counted anew.
 -- * The doorbell rings (NOTIFY) only if a daemon sleeps, that is, holds the lock exclusively. Test and
 --   release are one expression: a cancel between two would leave the lock behind in a pooled session.
@@ -14,15 +19,26 @@ CREATE OR REPLACE FUNCTION items_listen.watch_{id}_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 #variable_conflict use_column
 DECLARE
-    _keys  text[];
-    _rows  bigint[];
+    _keys  text[];                                                                                                     --? counts
+    _rows  bigint[];                                                                                                   --? counts
+    _sums  numeric[];                                                                                                  --? sum
+    _changed text[];                                                                                                   --? changes
+    _what    text[];                                                                                                   --? paired
+    _old     json[];                                                                                                   --? changes
+    _new     json[];                                                                                                   --? changes
     _error text;
 BEGIN
     BEGIN
-        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows
-        FROM (SELECT {key} AS key, count(*) AS rows
-              FROM (SELECT {parts} AS key FROM new_rows WHERE {where}) AS r
-              GROUP BY 1) AS d;
+        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                                   --? counts, not sum
+        SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                          --? sum
+        FROM (SELECT {key} AS key, count(*) AS rows                                                                    --? counts
+                     , coalesce(sum(r.measure), 0) AS sum                                                              --? sum
+              FROM (SELECT {parts} AS key                                                                              --? counts
+                           , {measure} AS measure                                                                      --? sum
+                    FROM new_rows WHERE {counted}) AS r                                                                  --? counts
+              GROUP BY 1) AS d;                                                                                        --? counts
+        SELECT array_agg({key}), array_agg(NULL::json), array_agg(r.row) INTO _changed, _old, _new                     --? changes
+        FROM (SELECT {parts} AS key, {row} AS row FROM new_rows WHERE {where}) AS r;                                   --? changes
     EXCEPTION WHEN OTHERS THEN
         _error := SQLSTATE;
     END;
@@ -35,15 +51,26 @@ CREATE OR REPLACE FUNCTION items_listen.watch_{id}_delete() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 #variable_conflict use_column
 DECLARE
-    _keys  text[];
-    _rows  bigint[];
+    _keys  text[];                                                                                                     --? counts
+    _rows  bigint[];                                                                                                   --? counts
+    _sums  numeric[];                                                                                                  --? sum
+    _changed text[];                                                                                                   --? changes
+    _what    text[];                                                                                                   --? paired
+    _old     json[];                                                                                                   --? changes
+    _new     json[];                                                                                                   --? changes
     _error text;
 BEGIN
     BEGIN
-        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows
-        FROM (SELECT {key} AS key, -count(*) AS rows
-              FROM (SELECT {parts} AS key FROM old_rows WHERE {where}) AS r
-              GROUP BY 1) AS d;
+        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                                   --? counts, not sum
+        SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                          --? sum
+        FROM (SELECT {key} AS key, -count(*) AS rows                                                                   --? counts
+                     , -coalesce(sum(r.measure), 0) AS sum                                                             --? sum
+              FROM (SELECT {parts} AS key                                                                              --? counts
+                           , {measure} AS measure                                                                      --? sum
+                    FROM old_rows WHERE {counted}) AS r                                                                  --? counts
+              GROUP BY 1) AS d;                                                                                        --? counts
+        SELECT array_agg({key}), array_agg(r.row), array_agg(NULL::json) INTO _changed, _old, _new                     --? changes
+        FROM (SELECT {parts} AS key, {row} AS row FROM old_rows WHERE {where}) AS r;                                   --? changes
     EXCEPTION WHEN OTHERS THEN
         _error := SQLSTATE;
     END;
@@ -56,19 +83,43 @@ CREATE OR REPLACE FUNCTION items_listen.watch_{id}_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 #variable_conflict use_column
 DECLARE
-    _keys  text[];
-    _rows  bigint[];
+    _keys  text[];                                                                                                     --? counts
+    _rows  bigint[];                                                                                                   --? counts
+    _sums  numeric[];                                                                                                  --? sum
+    _changed text[];                                                                                                   --? changes
+    _what    text[];                                                                                                   --? paired
+    _old     json[];                                                                                                   --? changes
+    _new     json[];                                                                                                   --? changes
     _error text;
 BEGIN
     BEGIN
         -- A row that moves to another key, or in or out of the condition, is one less here and one more there.
-        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows
-        FROM (SELECT {key} AS key, sum(r.n) AS rows
-              FROM (SELECT {parts} AS key, 1 AS n FROM new_rows WHERE {where}
-                    UNION ALL
-                    SELECT {parts} AS key, -1 AS n FROM old_rows WHERE {where}) AS r
-              GROUP BY 1
-              HAVING sum(r.n) <> 0) AS d;
+        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                                   --? counts, not sum
+        SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                          --? sum
+        FROM (SELECT {key} AS key, sum(r.n) AS rows                                                                    --? counts
+                     , coalesce(sum(r.n * r.measure), 0) AS sum                                                        --? sum
+              FROM (SELECT {parts} AS key, 1 AS n                                                                      --? counts
+                           , {measure} AS measure                                                                      --? sum
+                    FROM new_rows WHERE {counted}                                                                        --? counts
+                    UNION ALL                                                                                          --? counts
+                    SELECT {parts} AS key, -1 AS n                                                                     --? counts
+                           , {measure} AS measure                                                                      --? sum
+                    FROM old_rows WHERE {counted}) AS r                                                                  --? counts
+              GROUP BY 1                                                                                               --? counts
+              HAVING sum(r.n) <> 0                                                                                     --? counts, not sum, not touch
+              HAVING sum(r.n) <> 0 OR sum(r.n * r.measure) <> 0                                                        --? sum, not touch
+             ) AS d;                                                                                                   --? counts
+        -- One that comes under the condition is an insert, one that leaves it a delete.                               --? changes
+        SELECT array_agg({key}), array_agg(r.what), array_agg(r.old), array_agg(r.new)                                 --? changes
+        INTO _changed, _what, _old, _new                                                                               --? changes
+        FROM (SELECT coalesce(n.key, o.key) AS key, o.row AS old, n.row AS new,                                        --? changes
+                     CASE WHEN o.id IS NULL THEN 'insert' WHEN n.id IS NULL THEN 'delete' ELSE 'update' END AS what    --? changes
+              FROM (SELECT {parts} AS key, {identity} AS id, {columns} AS columns, {row} AS row FROM new_rows WHERE {where}) AS n --? changes
+              FULL JOIN                                                                                                --? changes
+                   (SELECT {parts} AS key, {identity} AS id, {columns} AS columns, {row} AS row FROM old_rows WHERE {where}) AS o --? changes
+              ON n.id = o.id                                                                                           --? changes
+              WHERE n.columns IS DISTINCT FROM o.columns                                                               --? changes, columns
+             ) AS r WHERE r.what IN ({wanted});                                                                        --? changes
     EXCEPTION WHEN OTHERS THEN
         _error := SQLSTATE;
     END;
@@ -89,11 +140,19 @@ $items_listen$;
 -- {write}
 IF _error IS NOT NULL THEN
         INSERT INTO items_listen.marker (watch, reason, sqlstate) VALUES ({id}, 'broken', _error);
-    ELSIF _keys IS NOT NULL THEN
-        INSERT INTO items_listen.journal (generation, key, rows)
-        SELECT {generation}, k.key, k.rows FROM unnest(_keys, _rows) AS k (key, rows);
     ELSE
-        RETURN NULL;
+        IF _keys IS NULL THEN RETURN NULL; END IF;                                                                     --? counts, not changes
+        IF _changed IS NULL THEN RETURN NULL; END IF;                                                                  --? changes, not counts
+        IF _keys IS NULL AND _changed IS NULL THEN RETURN NULL; END IF;                                                --? counts, changes
+        INSERT INTO items_listen.journal (generation, key, rows)                                                       --? counts, not sum
+        SELECT {generation}, k.key, k.rows FROM unnest(_keys, _rows) AS k (key, rows);                                 --? counts, not sum
+        INSERT INTO items_listen.journal (generation, key, rows, sum)                                                  --? sum
+        SELECT {generation}, k.key, k.rows, k.sum FROM unnest(_keys, _rows, _sums) AS k (key, rows, sum);              --? sum
+        INSERT INTO items_listen.change (generation, at, change, key, old, new)                                        --? changes
+        SELECT {generation}, clock_timestamp(), {what}, c.key, c.old, c.new                                            --? changes, not paired
+        FROM unnest(_changed, _old, _new) AS c (key, old, new);                                                        --? changes, not paired
+        SELECT {generation}, clock_timestamp(), c.what, c.key, c.old, c.new                                            --? paired
+        FROM unnest(_changed, _what, _old, _new) AS c (key, what, old, new);                                           --? paired
     END IF;
     {ring}
     RETURN NULL;

@@ -24,6 +24,7 @@ pub use document::Mistake;
 pub use secret::Secret;
 
 use crate::error::Error;
+use crate::pusher::encrypt::Key;
 use crate::retention::Retention;
 use crate::retry::Retry;
 use crate::watch::Watch;
@@ -121,6 +122,8 @@ pub struct Endpoint {
     pub max_request_bytes: usize,
     /// When a failed delivery is tried again.
     pub retry: Retry,
+    /// The master key of encrypted channels.
+    pub encryption_key: Option<Key>,
 }
 
 /// Where an endpoint's events go.

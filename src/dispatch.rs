@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Accept(Vec<Parcel>),
     /// Something in the database is due.
     Wake,
+    /// Something in the database is due after so long.
+    WakeAfter(Duration),
     /// The endpoint is paused by another replica, for so long.
     Paused(Duration, String),
     /// Finish what is under way, give the rest back, and end.
@@ -204,6 +206,13 @@ impl Dispatch {
     pub fn wake(&self, endpoint: &str) {
         if let Some(handle) = self.endpoints.get(endpoint) {
             let _stopped = handle.commands.send(Command::Wake);
+        }
+    }
+
+    /// Says that something of this endpoint is due after so long.
+    pub fn wake_after(&self, endpoint: &str, after: Duration) {
+        if let Some(handle) = self.endpoints.get(endpoint) {
+            let _stopped = handle.commands.send(Command::WakeAfter(after));
         }
     }
 

@@ -9,13 +9,17 @@
 //! * Nothing leaves this process before COMMIT is acknowledged; the snapshot S is replaced only then.
 //! * After any error the session is thrown away, and with it S: the next fold looks at everything.
 
+mod ask;
+mod audience;
 mod columns;
 pub mod decide;
 mod digest;
+pub mod facts;
+mod refusal;
 mod tell;
 mod write;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
@@ -32,10 +36,15 @@ use crate::error::Error;
 use crate::evaluate::State;
 use crate::journal::fold::{Limit, Snapshot};
 use crate::severity::Severity;
-use crate::watch::{Key, Watch};
-use decide::{Evaluated, Manual};
+use crate::watch::{Key, Measure, Watch};
+use ask::Asker;
+use decide::{Changed, Evaluated, Known, Manual};
+use facts::Facts;
+use refusal::Refusals;
 use write::Writer;
 
+/// So many changes one fold tells.
+const CHANGES_MAX: i64 = 5_000;
 /// So many dirty keys one fold evaluates: a recount of millions must not make a statement that takes longer than it may.
 const DIRTY_MAX: i64 = 50_000;
 
@@ -50,13 +59,21 @@ pub struct Served {
     pub watch: Arc<Watch>,
     /// How its readings are judged, as the database has it; hashed once and not at every fold.
     policy: String,
+    /// Its events tell how many alerts are unread; looked for once and not at every fold.
+    wants_unread: bool,
 }
 
 impl Served {
     /// A watch of the configuration, as it stands in the database.
     pub fn new(id: i32, generation: i32, watch: Arc<Watch>) -> Served {
         let policy = watch.policy_hash();
-        Served { id, generation, watch, policy }
+        let wants_unread = watch.wants_unread();
+        Served { id, generation, watch, policy, wants_unread }
+    }
+
+    /// Whether any of its events tells how many alerts are unread.
+    pub fn wants_unread(&self) -> bool {
+        self.wants_unread
     }
 
     /// The hash of its policy.
@@ -65,8 +82,8 @@ impl Served {
     }
 }
 
-/// A reading that an application sent.
-#[derive(Clone, Debug)]
+/// A reading that an application sent, or that a query gave.
+#[derive(Clone, Debug, Default)]
 pub struct Received {
     /// `items_listen.watch.id`.
     pub watch: i32,
@@ -74,6 +91,12 @@ pub struct Received {
     pub key: Key,
     /// What it said.
     pub count: i64,
+    /// The key exists no more.
+    pub gone: bool,
+    /// The threshold of its own row, where the watch has a column for it: `Some(None)` is NULL.
+    pub threshold: Option<Option<i64>>,
+    /// Its row, where it has one.
+    pub row: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// What a fold did.
@@ -87,7 +110,7 @@ pub enum Folded {
         rows: i64,
         /// The journal was dry.
         complete: bool,
-        /// Keys are still dirty: there were more than one fold evaluates.
+        /// There is more than one fold does.
         more: bool,
         /// Watches that wait to be counted anew.
         marked: Vec<i32>,
@@ -99,10 +122,18 @@ pub struct Engine {
     client: Client,
     schema: Schema,
     served: HashMap<i32, Served>,
-    fold: Statement,
+    /// What watches read of their own tables; `None` while it is not known for the watches that are served now.
+    facts: Option<BTreeMap<i32, Facts>>,
+    /// The deleting statement, for each set of watches whose tables it reads.
+    folds: HashMap<Vec<i32>, Statement>,
+    changes: Statement,
     lock: String,
     writer: Writer,
+    asker: Asker,
+    refusals: Refusals,
     snapshot: Snapshot,
+    /// Of the last time that all changes were taken.
+    changes_snapshot: Snapshot,
     /// The watches that were ours in the fold that the snapshot is from: of another's rows it says nothing.
     snapshot_served: HashSet<i32>,
     limit: Limit,
@@ -121,18 +152,19 @@ impl Engine {
         dispatch: Dispatch,
     ) -> Result<Engine, Error> {
         let client = connector.session(Purpose::Fold).await?;
-        let fold = include_str!("../sql/fold.sql");
-        let wrong =
-            chaos::is(Mutation::EvaluateBeforeDry).then(|| fold.replace("count(*) < $6::bigint AS complete", "true AS complete"));
-        let fold = client.prepare(&schema.sql(wrong.as_deref().unwrap_or(fold))).await?;
         let writer = Writer::prepare(&client, schema, instance, dispatch).await?;
         Ok(Engine {
-            fold,
+            facts: None,
+            folds: HashMap::new(),
+            changes: client.prepare(&schema.sql(include_str!("../sql/changes.sql"))).await?,
             writer,
+            asker: Asker::new(connector),
+            refusals: Refusals::default(),
             lock: Lock::Fold.sql(schema),
             schema: schema.clone(),
             served: served.into_iter().map(|served| (served.id, served)).collect(),
             snapshot: Snapshot::beginning(),
+            changes_snapshot: Snapshot::beginning(),
             snapshot_served: HashSet::new(),
             limit: Limit::first(),
             client,
@@ -147,17 +179,24 @@ impl Engine {
     /// Serves a watch from now on, or its new generation; the next fold looks at everything.
     pub fn serve(&mut self, served: Served) {
         self.served.insert(served.id, served);
+        (self.facts, self.folds) = (None, HashMap::new());
         self.forget_snapshot();
     }
 
-    /// The snapshot of the last complete fold.
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    /// The snapshot of the last complete fold, and that of the last time that all changes were taken.
+    pub fn snapshots(&self) -> (&Snapshot, &Snapshot) {
+        (&self.snapshot, &self.changes_snapshot)
+    }
+
+    /// Why some watches are not evaluated at present, though the others are.
+    pub fn troubles(&self) -> HashMap<i32, String> {
+        self.refusals.troubles()
     }
 
     /// Forgets the snapshot: the next fold looks at the whole journal.
     pub fn forget_snapshot(&mut self) {
         self.snapshot = Snapshot::beginning();
+        self.changes_snapshot = Snapshot::beginning();
         self.snapshot_served.clear();
     }
 
@@ -175,12 +214,17 @@ impl Engine {
             return Ok(Folded::Busy);
         }
         point!("fold.begun");
-        let mut found = match self.take().await {
+        let Some((fold, waiting)) = self.choose_fold().await? else { return self.take_back(true, Vec::new()).await };
+        let mut found = match self.take(&fold, &waiting).await {
             // Too much for one statement: less next time.
             Err(error) if error.sqlstate() == Some("57014") => {
                 self.limit = self.limit.halved();
-                self.client.batch_execute("ROLLBACK").await?;
-                return Ok(Folded::Done { rows: 0, complete: false, more: true, marked: Vec::new() });
+                return self.take_back(true, Vec::new()).await;
+            }
+            // A table that it reads is another than it was when the statement was made.
+            Err(error) if !fold.is_empty() && error.is_about_a_definition() => {
+                self.folds.clear();
+                return self.take_back(true, Vec::new()).await;
             }
             found => found?,
         };
@@ -191,63 +235,232 @@ impl Engine {
         let stranger = found.served.iter().any(|id| !self.snapshot_served.contains(id));
         if stranger && self.snapshot != Snapshot::beginning() {
             // While it was not ours, complete folds went past its rows: look at everything.
-            self.client.batch_execute("ROLLBACK").await?;
+            let marked = std::mem::take(&mut found.marked);
             self.forget_snapshot();
-            return Ok(Folded::Done { rows: 0, complete: false, more: true, marked: found.marked });
+            return self.take_back(true, marked).await;
         }
-        let more = found.more;
-        if more {
+        let changes = self.take_changes(&waiting, &mut found.evaluated).await?;
+        let more = found.more || changes.as_ref().is_some_and(|changes| !changes.complete);
+        if found.more {
             // A baseline is taken when the last of its keys is.
             found.evaluated.baseline.clear();
         }
-        self.writer.write(&self.client, &self.served, found.evaluated, found.now).await?;
+        let written = self.writer.write(&self.client, &mut self.asker, &self.served, found.evaluated, found.now).await?;
+        if let Some(refused) = written {
+            self.refusals.refuse(refused.watch, refused.why);
+            return self.take_back(true, found.marked).await;
+        }
+        self.refusals.heal(&waiting);
         let dry = found.complete && (!chaos::is(Mutation::EvaluateBeforeDry) || found.rows < self.limit.rows());
         self.limit = self.limit.after(found.complete);
         if dry && let Some(snapshot) = Snapshot::parse(&found.snapshot) {
             self.snapshot = snapshot;
             self.snapshot_served = found.served.into_iter().collect();
         }
+        // What waits for a lookup is to be found again.
+        if let Some(Changes { complete: true, snapshot }) = changes
+            && waiting.is_empty()
+            && let Some(snapshot) = Snapshot::parse(&snapshot)
+        {
+            self.changes_snapshot = snapshot;
+        }
         Ok(Folded::Done { rows: found.rows, complete: found.complete, more, marked: found.marked })
     }
 
-    /// Evaluates readings that an application sent, each in turn.
+    /// Rolls the fold back.
+    async fn take_back(&self, more: bool, marked: Vec<i32>) -> Result<Folded, Error> {
+        self.client.batch_execute("ROLLBACK").await?;
+        Ok(Folded::Done { rows: 0, complete: false, more, marked })
+    }
+
+    /// The deleting statement that reads what can be read at present, and the watches that have to wait.
+    async fn choose_fold(&mut self) -> Result<Option<(Vec<i32>, Vec<i32>)>, Error> {
+        if self.facts.is_none() {
+            let mut facts = BTreeMap::new();
+            for served in self.served.values() {
+                if let Some(of) = Facts::of(&self.client, &self.schema, served).await? {
+                    facts.insert(served.id, of);
+                }
+            }
+            self.facts = Some(facts);
+        }
+        let mut waiting: BTreeSet<i32> = self.refusals.waiting();
+        waiting.extend(self.locked_out(&waiting).await?);
+        let facts = self.facts.as_ref().map(|facts| facts.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
+        let read: Vec<i32> = facts.into_iter().filter(|id| !waiting.contains(id)).collect();
+        if !self.folds.contains_key(&read) && !self.prepare(&read).await? {
+            return Ok(None);
+        }
+        Ok(Some((read, waiting.into_iter().collect())))
+    }
+
+    /// Locks the tables that are to be read, without waiting: whoever holds one against readers holds up its watch alone.
+    async fn locked_out(&mut self, waiting: &BTreeSet<i32>) -> Result<Vec<i32>, Error> {
+        let facts = self.facts.iter().flatten().filter(|(id, _)| !waiting.contains(id));
+        let tables: Vec<(i32, String)> = facts.map(|(id, facts)| (*id, facts.relation.clone())).collect();
+        if tables.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lock = |tables: &str| format!("SAVEPOINT facts; LOCK TABLE {tables} IN ACCESS SHARE MODE NOWAIT; RELEASE facts");
+        let all: Vec<&str> = tables.iter().map(|(_, relation)| relation.as_str()).collect();
+        if self.client.batch_execute(&lock(&all.join(", "))).await.is_ok() {
+            return Ok(Vec::new());
+        }
+        self.client.batch_execute("ROLLBACK TO facts").await?;
+        let mut out = Vec::new();
+        for (id, relation) in tables {
+            if let Err(error) = self.client.batch_execute(&lock(&relation)).await.map_err(Error::from) {
+                self.client.batch_execute("ROLLBACK TO facts").await?;
+                if error.sqlstate() != Some("55P03") {
+                    self.refusals.refuse(id, format!("its rows cannot be read: {error}"));
+                }
+                out.push(id);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Prepares the deleting statement that reads these watches' tables. Gives false where one of them cannot be read as
+    /// it is configured: that one is refused, and the others are tried again without it.
+    async fn prepare(&mut self, read: &[i32]) -> Result<bool, Error> {
+        let facts = self.facts.clone().unwrap_or_default();
+        let chosen = |ids: &[i32]| ids.iter().filter_map(|id| facts.get(id)).cloned().collect::<Vec<_>>();
+        self.client.batch_execute("SAVEPOINT facts").await?;
+        match self.client.prepare(&self.fold_sql(&chosen(read))).await.map_err(Error::from) {
+            Ok(statement) => {
+                self.client.batch_execute("RELEASE facts").await?;
+                self.folds.insert(read.to_vec(), statement);
+                return Ok(true);
+            }
+            Err(error) if read.is_empty() => return Err(error),
+            Err(_) => self.client.batch_execute("ROLLBACK TO facts").await?,
+        }
+        for id in read {
+            if let Err(error) = self.client.prepare(&self.fold_sql(&chosen(&[*id]))).await.map_err(Error::from) {
+                self.client.batch_execute("ROLLBACK TO facts").await?;
+                self.refusals.refuse(*id, format!("its rows cannot be read: {error}"));
+            }
+        }
+        Ok(false)
+    }
+
+    fn fold_sql(&self, facts: &[Facts]) -> String {
+        let fold = include_str!("../sql/fold.sql");
+        let wrong =
+            chaos::is(Mutation::EvaluateBeforeDry).then(|| fold.replace("count(*) < $6::bigint AS complete", "true AS complete"));
+        // What is configured comes last, so that nothing in it is replaced.
+        let fold = self.schema.sql(wrong.as_deref().unwrap_or(fold));
+        let thresholds = facts::lateral_thresholds(&self.schema, self.served.values());
+        fold.replacen("LATERAL ({thresholds})", &format!("LATERAL ({thresholds})"), 1).replacen(
+            "LATERAL ({rows})",
+            &format!("LATERAL ({})", facts::lateral_rows(facts.iter())),
+            1,
+        )
+    }
+
+    /// Takes the changes that somebody is to be told; `None` where no watch has rules for any.
+    async fn take_changes(&self, waiting: &[i32], evaluated: &mut Evaluated) -> Result<Option<Changes>, Error> {
+        if !self.served.values().any(|served| served.watch.tells_changes()) {
+            return Ok(None);
+        }
+        let (ids, generations, policies) = self.known();
+        let Snapshot { xmax, xip } = &self.changes_snapshot;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+            [&ids, &generations, &policies, xmax, xip, &CHANGES_MAX, &waiting];
+        let rows = self.client.query(&self.changes, &parameters).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        for row in &rows {
+            let Some(served) = row.get::<_, Option<i32>>("watch").and_then(|id| self.served.get(&id)) else { continue };
+            evaluated.changes.extend(Changed::read(served, row));
+        }
+        Ok(Some(Changes { complete: first.get("complete"), snapshot: first.get("snapshot") }))
+    }
+
+    /// Evaluates readings that were received, each in turn. Of a watch whose lookup cannot be asked nothing is written, nor
+    /// of the others here: `false`, and they are to be brought again.
     ///
     /// # Errors
     /// As [`Engine::fold`].
-    pub async fn receive(&mut self, readings: &[Received]) -> Result<(), Error> {
+    pub async fn receive(&mut self, readings: &[Received]) -> Result<bool, Error> {
         self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
+        self.evaluate_received(readings).await
+    }
+
+    /// Evaluates everything that a query watch's sweep gave; a key of which it says nothing is gone.
+    ///
+    /// # Errors
+    /// As [`Engine::fold`].
+    pub async fn sweep(&mut self, id: i32, mut readings: Vec<Received>) -> Result<bool, Error> {
+        let Some(served) = self.served.get(&id).cloned() else { return Ok(true) };
+        self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
+        let keys: Vec<&str> = readings.iter().map(|reading| reading.key.text.as_str()).collect();
+        let sql = self
+            .schema
+            .sql("SELECT c.key FROM items_listen.count c WHERE c.watch = $1 AND c.key NOT IN (SELECT unnest($2::text[]))");
+        let gone = self.client.query(sql.as_str(), &[&id, &keys]).await?;
+        readings.extend(gone.iter().map(|row| Received {
+            watch: id,
+            key: served.watch.key_from_text(row.get(0)),
+            gone: true,
+            ..Received::default()
+        }));
+        self.evaluate_received(&readings).await
+    }
+
+    async fn evaluate_received(&mut self, readings: &[Received]) -> Result<bool, Error> {
         let now: Timestamp = self.client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
         let ours = self.still_ours().await?;
-        let readings: Vec<Received> = readings.iter().filter(|reading| ours.contains(&reading.watch)).cloned().collect();
-        let readings = readings.as_slice();
-        let mut states = self.states(readings).await?;
+        let readings: Vec<&Received> = readings.iter().filter(|reading| ours.contains(&reading.watch)).collect();
+        let mut known = self.known_of(&readings).await?;
         let mut evaluated = Evaluated::default();
         let mut seqs = self.next_seqs(readings.len()).await?.into_iter();
-        for reading in readings {
+        for reading in &readings {
             let Some(served) = self.served.get(&reading.watch) else { continue };
-            let (state, episode) = states.entry((reading.watch, reading.key.text.clone())).or_insert((State::NEW, None));
+            let Some(known) = known.get_mut(&(reading.watch, reading.key.text.clone())) else { continue };
             let Some(seq) = seqs.next() else { continue };
-            let decision = decide::received(served, reading, state, *episode, seq, now);
-            (*state, *episode) = (decision.state, decision.episode);
-            evaluated.decisions.push(decision);
+            evaluated.decisions.extend(decide::received(served, reading, known, seq, now));
+            if reading.gone && known.state.severity == Severity::Info && known.state.deadline.is_none() {
+                evaluated.empty.push((reading.watch, reading.key.text.clone()));
+            }
         }
-        self.store(readings).await?;
-        self.writer.write(&self.client, &self.served, evaluated, now).await
+        self.store(&readings).await?;
+        let baseline = "SELECT id FROM items_listen.watch WHERE baseline AND id = ANY ($1)";
+        let watches: Vec<i32> = readings.iter().map(|reading| reading.watch).collect();
+        for row in self.client.query(self.schema.sql(baseline).as_str(), &[&watches]).await? {
+            let id: i32 = row.get(0);
+            evaluated.decisions.iter_mut().filter(|decision| decision.watch == id).for_each(|decision| decision.silent = true);
+            evaluated.baseline.push(id);
+        }
+        match self.writer.write(&self.client, &mut self.asker, &self.served, evaluated, now).await? {
+            None => Ok(true),
+            Some(refused) => {
+                self.client.batch_execute("ROLLBACK").await?;
+                self.refusals.refuse(refused.watch, refused.why);
+                Ok(false)
+            }
+        }
     }
 
     /// Writes a manual trigger, and gives the deliveries that it caused.
     ///
     /// # Errors
     /// As [`Engine::fold`].
-    pub async fn trigger(&mut self, watch: i32, key: &Key, count: i64) -> Result<Vec<i64>, Error> {
+    pub async fn trigger(
+        &mut self,
+        watch: i32,
+        key: &Key,
+        count: i64,
+        threshold: Option<i64>,
+        row: Option<serde_json::Value>,
+    ) -> Result<Vec<i64>, Error> {
         self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
         let now: Timestamp = self.client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
         let seq = self.next_seqs(1).await?.first().copied().unwrap_or_default();
         let mut evaluated = Evaluated::default();
         if let Some(served) = self.served.get(&watch) {
-            evaluated.manual = Some(Manual { watch: served.id, key: key.clone(), count, seq });
+            evaluated.manual = Some(Manual { watch: served.id, key: key.clone(), count, threshold, row, seq });
         }
-        self.writer.write_manual(&self.client, &self.served, evaluated, now).await
+        self.writer.write_manual(&self.client, &mut self.asker, &self.served, evaluated, now).await
     }
 
     async fn begin(&self, lock: &str) -> Result<bool, Error> {
@@ -286,54 +499,72 @@ impl Engine {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    async fn states(&self, readings: &[Received]) -> Result<HashMap<(i32, String), (State, Option<Uuid>)>, Error> {
+    /// What is known of the keys of these readings.
+    async fn known_of(&self, readings: &[&Received]) -> Result<HashMap<(i32, String), Known>, Error> {
         let (watches, keys): (Vec<i32>, Vec<&str>) =
             readings.iter().map(|reading| (reading.watch, reading.key.text.as_str())).unzip();
         let sql = self.schema.sql(
-            "SELECT c.watch, c.key, c.severity, c.episode, c.breach_since, c.clear_since, c.said_at, c.deadline, c.last_at
-             FROM items_listen.count c
-             WHERE (c.watch, c.key) IN (SELECT * FROM unnest($1::int[], $2::text[]))",
+            "SELECT r.watch, r.key, c.severity, c.episode, c.breach_since, c.clear_since, c.said_at, c.deadline, c.last_at, c.dirty,
+                    coalesce(t.found, false), t.threshold
+             FROM (SELECT DISTINCT * FROM unnest($1::int[], $2::text[]) AS r (watch, key)) AS r
+             LEFT JOIN items_listen.count c ON c.watch = r.watch AND c.key = r.key
+             LEFT JOIN LATERAL ({thresholds}) AS t (threshold, found) ON true",
         );
+        let sql = sql.replacen("{thresholds}", &facts::lateral_thresholds(&self.schema, self.served.values()), 1);
         let rows = self.client.query(sql.as_str(), &[&watches, &keys]).await?;
-        let state = |row: &tokio_postgres::Row| State {
-            severity: Severity::from_rank(row.get(2)),
-            breach_since: row.get(4),
-            clear_since: row.get(5),
-            said_at: row.get(6),
-            deadline: row.get(7),
-            last_at: row.get(8),
+        let state = |row: &tokio_postgres::Row| match row.get::<_, Option<i16>>(2) {
+            None => State::NEW,
+            Some(severity) => State {
+                severity: Severity::from_rank(severity),
+                breach_since: row.get(4),
+                clear_since: row.get(5),
+                said_at: row.get(6),
+                deadline: row.get(7),
+                last_at: row.get(8),
+            },
         };
-        Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), (state(row), row.get(3)))).collect())
+        let known = |row: &tokio_postgres::Row| Known {
+            state: state(row),
+            episode: row.get(3),
+            rejudged: row.get::<_, Option<i16>>(9).unwrap_or_default() == decide::DIRTY_REJUDGED,
+            edited: row.get::<_, bool>(10).then(|| row.get(11)),
+        };
+        Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), known(row))).collect())
     }
 
     /// Stores what was received as the counts of its keys: the last of each key stands.
-    async fn store(&self, readings: &[Received]) -> Result<(), Error> {
-        let last: HashMap<(i32, &str), i64> =
-            readings.iter().map(|reading| ((reading.watch, reading.key.text.as_str()), reading.count)).collect();
-        let (mut watches, mut keys, mut counts) = (Vec::new(), Vec::new(), Vec::new());
-        for ((watch, key), count) in last {
+    async fn store(&self, readings: &[&Received]) -> Result<(), Error> {
+        let last: HashMap<(i32, &str), &Received> =
+            readings.iter().map(|reading| ((reading.watch, reading.key.text.as_str()), *reading)).collect();
+        let (mut watches, mut keys, mut rows, mut sums) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for ((watch, key), reading) in last {
+            let measured = self.served.get(&watch).is_some_and(|served| served.watch.measure != Measure::Rows);
             watches.push(watch);
             keys.push(key);
-            counts.push(count);
+            rows.push(if measured { i64::from(!reading.gone) } else { reading.count });
+            sums.push(if measured { reading.count } else { 0 });
         }
         let sql = self.schema.sql(
-            "INSERT INTO items_listen.count AS c (watch, key, rows, dirty)
-             SELECT r.watch, r.key, r.rows, 0 FROM unnest($1::int[], $2::text[], $3::bigint[]) AS r (watch, key, rows)
+            "INSERT INTO items_listen.count AS c (watch, key, rows, sum, dirty)
+             SELECT r.watch, r.key, r.rows, r.sum, 0
+             FROM unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[]) AS r (watch, key, rows, sum)
              ORDER BY r.watch, r.key COLLATE \"C\"
-             ON CONFLICT (watch, key) DO UPDATE SET rows = excluded.rows, dirty = 0",
+             ON CONFLICT (watch, key) DO UPDATE SET rows = excluded.rows, sum = excluded.sum, dirty = 0
+             WHERE (c.rows, c.sum, c.dirty) IS DISTINCT FROM (excluded.rows, excluded.sum, 0)",
         );
-        self.client.execute(sql.as_str(), &[&watches, &keys, &counts]).await?;
+        self.client.execute(sql.as_str(), &[&watches, &keys, &rows, &sums]).await?;
         Ok(())
     }
 
     /// Runs the deleting statement and evaluates what it says, row by row: only what has something to
     /// say is kept, so that a million keys that are fine take no memory.
-    async fn take(&self) -> Result<Found, Error> {
+    async fn take(&self, read: &[i32], waiting: &[i32]) -> Result<Found, Error> {
+        let statement = self.folds.get(read).ok_or_else(|| Error::Failed("the fold was not prepared".to_owned()))?;
         let (ids, generations, policies) = self.known();
         let limit = self.limit.rows();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [&ids, &generations, &policies, &self.snapshot.xmax, &self.snapshot.xip, &limit, &DIRTY_MAX];
-        let rows = self.client.query_raw(&self.fold, parameters).await?;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+            [&ids, &generations, &policies, &self.snapshot.xmax, &self.snapshot.xip, &limit, &DIRTY_MAX, &waiting];
+        let rows = self.client.query_raw(statement, parameters).await?;
         let mut rows = std::pin::pin!(rows);
         let mut found: Option<Found> = None;
         while let Some(row) = rows.try_next().await? {
@@ -344,6 +575,12 @@ impl Engine {
         }
         found.ok_or_else(|| Error::Failed("the fold gave no row".to_owned()))
     }
+}
+
+/// How far changes were taken.
+struct Changes {
+    complete: bool,
+    snapshot: String,
 }
 
 /// What the deleting statement said.

@@ -56,6 +56,11 @@ impl Error {
         self.is_lost() || self.sqlstate().is_some_and(|state| ["25006", "53100", "53300"].contains(&state))
     }
 
+    /// Whether a statement does not fit what is in the database: a table or column that is gone, or of another type.
+    pub fn is_about_a_definition(&self) -> bool {
+        self.sqlstate().is_some_and(|state| state.starts_with("42") || state == "0A000")
+    }
+
     /// The SQLSTATE, if the database gave one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {

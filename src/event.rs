@@ -24,22 +24,23 @@ pub struct Event {
     pub watch: String,
     /// The key's columns and their values.
     pub key: Map<String, Value>,
-    /// `raised`, `escalated`, `eased`, `resolved`, `repeated`, `reading`, `manual` or `digest`.
+    /// `raised`, `escalated`, `eased`, `resolved`, `repeated`, `reading`, `manual`, `digest`, `insert`, `update` or
+    /// `delete`.
     pub transition: &'static str,
     /// Why, for transitions.
     pub reason: Option<&'static str>,
-    /// The severity after.
-    pub severity: Severity,
+    /// The severity after; changes of rows have none.
+    pub severity: Option<Severity>,
     /// The severity before, for transitions.
     pub previous: Option<Severity>,
-    /// The reading.
-    pub count: i64,
+    /// The reading, where there is one.
+    pub count: Option<i64>,
     /// The threshold it was compared with.
     pub threshold: Option<i64>,
     /// The reading in percent of the threshold, rounded down.
     pub percent: Option<i64>,
-    /// The comparison operator.
-    pub compare: &'static str,
+    /// The comparison operator, where something was compared.
+    pub compare: Option<&'static str>,
     /// The watch's `message`, rendered.
     pub message: Option<String>,
     /// The row, for the kinds of watch that have one; of a digest, how many keys have each severity, and the worst.
@@ -58,7 +59,7 @@ pub struct Thin<'a> {
     watch: &'a str,
     key: &'a Map<String, Value>,
     transition: &'static str,
-    severity: Severity,
+    severity: Option<Severity>,
     at: Timestamp,
 }
 
@@ -76,7 +77,7 @@ impl Event {
         }
     }
 
-    /// The names that templates may use, besides `key.*`.
+    /// The names that every template may use.
     pub const FIELDS: [&'static str; 16] = [
         "id",
         "alert",
@@ -95,4 +96,37 @@ impl Event {
         "at",
         "unread_count",
     ];
+}
+
+/// What templates see besides the event itself.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The row as it was, of a change.
+    pub old: Option<Map<String, Value>>,
+    /// The channels are those of the row as it was, too.
+    pub moved: bool,
+    /// What the watch's lookup found.
+    pub lookup: Option<Map<String, Value>>,
+}
+
+impl Facts {
+    /// What a template sees of an event: its fields, `old` and `lookup`.
+    pub fn context(&self, event: &Event) -> minijinja::Value {
+        self.with(event, event.row.clone())
+    }
+
+    /// The same from before the change: `row` is what it was.
+    fn context_before(&self, event: &Event) -> Option<minijinja::Value> {
+        let old = self.old.clone().filter(|_| self.moved)?;
+        let row = self.lookup.iter().flatten().map(|(name, value)| (name.clone(), value.clone()));
+        Some(self.with(event, Some(Value::Object(old.into_iter().chain(row).collect()))))
+    }
+
+    fn with(&self, event: &Event, row: Option<Value>) -> minijinja::Value {
+        use minijinja::{Value, context};
+        let known = Value::from_serialize(event);
+        let old = Value::from_serialize(&self.old);
+        let lookup = Value::from_serialize(&self.lookup);
+        context! { row => Value::from_serialize(&row), old, lookup, ..known }
+    }
 }

@@ -6,6 +6,7 @@
 //!   recount                                 (the correction from one snapshot)
 //! ```
 
+pub mod columns;
 pub mod definition;
 pub mod fold;
 pub mod install;

@@ -41,12 +41,14 @@
 //! `docs/decisions.md`.
 
 pub mod config;
+pub mod lookup;
 pub mod watch;
 
 pub mod journal;
 
 pub mod source;
 
+pub mod coalesce;
 pub mod engine;
 pub mod evaluate;
 pub mod event;

@@ -3,4 +3,5 @@
 pub mod body;
 pub mod classify;
 pub mod client;
+pub mod encrypt;
 pub mod sign;

@@ -69,6 +69,12 @@ const EPISODES: &str = "
             SELECT r.episode FROM items_listen.alert_read r JOIN old ON old.id = r.episode FOR UPDATE OF r SKIP LOCKED))
     DELETE FROM items_listen.episode WHERE id IN (SELECT id FROM old)";
 
+/// An audience that was told so long ago is told at once, whether it is remembered or not.
+const AUDIENCES: &str = "
+    DELETE FROM items_listen.audience WHERE (endpoint, lane) IN (
+        SELECT endpoint, lane FROM items_listen.audience WHERE last_due < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)";
+const AUDIENCES_KEPT: Duration = Duration::from_secs(86_400);
+
 /// Removes what is older than it is to be kept, a few batches of each kind. Gives how many rows went.
 ///
 /// # Errors
@@ -80,7 +86,9 @@ pub async fn sweep(pool: &Pool, schema: &Schema, retention: &Retention) -> Resul
         now.checked_sub(kept).unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH)
     };
     let mut removed = 0;
-    for (sql, kept) in [(DELIVERED, retention.delivered), (DEAD, retention.dead), (EPISODES, retention.events)] {
+    let kinds =
+        [(DELIVERED, retention.delivered), (DEAD, retention.dead), (EPISODES, retention.events), (AUDIENCES, AUDIENCES_KEPT)];
+    for (sql, kept) in kinds {
         removed += batches(pool, &schema.sql(sql), &[&before(kept), &BATCH]).await?;
     }
     let before = before(retention.events);

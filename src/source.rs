@@ -5,3 +5,4 @@ pub mod doorbell;
 pub mod listen;
 pub mod payload;
 pub mod poll;
+pub mod sweep;

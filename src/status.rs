@@ -8,6 +8,7 @@ use crate::db::schema::Schema;
 use crate::engine::Served;
 use crate::error::Error;
 use crate::severity::percent;
+use crate::watch::Measure;
 
 /// What `status --json` and `/api/status` say. The names are stable.
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,12 +112,18 @@ pub async fn read(client: &Client, schema: &Schema) -> Result<Status, Error> {
 pub async fn say_watches(client: &Client, schema: &Schema, served: &[&Served]) -> Result<(), Error> {
     for served in served {
         let watch = &served.watch;
+        if !watch.counts() {
+            tracing::info!("{}: changes of rows are told as they are committed", watch.name);
+            continue;
+        }
         let low = watch.policy.scale.compare.is_low();
         let sql = schema.sql(&format!(
             "SELECT count(*), count(*) FILTER (WHERE severity > 0),
-                    (SELECT key FROM items_listen.count WHERE watch = $1 ORDER BY rows {order}, key LIMIT 1),
-                    (SELECT rows FROM items_listen.count WHERE watch = $1 ORDER BY rows {order}, key LIMIT 1)
+                    (SELECT key FROM items_listen.count WHERE watch = $1 ORDER BY {reading} {order}, key LIMIT 1),
+                    (SELECT least(greatest({reading}, -9223372036854775808), 9223372036854775807)::bigint
+                     FROM items_listen.count WHERE watch = $1 ORDER BY {reading} {order}, key LIMIT 1)
              FROM items_listen.count WHERE watch = $1",
+            reading = if watch.measure == Measure::Rows { "rows" } else { "sum" },
             order = if low { "ASC" } else { "DESC" }
         ));
         let row = client.query_one(sql.as_str(), &[&served.id]).await?;

@@ -1,11 +1,15 @@
 //! What is watched: a watch, the keys it has, and the threshold that is in force for each.
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use crate::evaluate::Policy;
 use crate::event::rule::Rule;
 use crate::event::template::Text;
+use crate::lookup::Lookup;
 use crate::storm::Storm;
 
 /// A watch, as configured and checked.
@@ -15,12 +19,22 @@ pub struct Watch {
     pub name: String,
     /// What is counted.
     pub source: Source,
-    /// The columns of its key, in the order of the configuration; none: one reading for the whole.
-    pub key: Vec<String>,
+    /// What is measured of what the source gives.
+    pub measure: Measure,
+    /// The columns of its key.
+    pub key: KeyColumns,
     /// The threshold of keys for which there is no more specific one.
     pub threshold: Option<i64>,
+    /// The column that holds a row's own threshold.
+    pub threshold_column: Option<String>,
     /// Thresholds for some keys.
     pub thresholds: Vec<Override>,
+    /// Columns that are at hand as `row.*`, besides those that templates name.
+    pub include: Vec<String>,
+    /// A question whose answer templates may use.
+    pub lookup: Option<Lookup>,
+    /// The columns of the key within which unread alerts are counted; none: the whole watch.
+    pub unread_by: Vec<String>,
     /// How readings are judged.
     pub policy: Policy,
     /// The message of its events.
@@ -41,6 +55,13 @@ pub enum Source {
         /// An SQL condition on the row.
         condition: Option<String>,
     },
+    /// A query that is asked again and again.
+    Query {
+        /// Any SELECT.
+        sql: String,
+        /// How often.
+        every: Duration,
+    },
     /// A NOTIFY that the application sends.
     Notify {
         /// The channel's name.
@@ -49,12 +70,97 @@ pub enum Source {
 }
 
 impl Source {
+    /// The table, where the source is one.
+    pub fn relation(&self) -> Option<&Relation> {
+        match self {
+            Source::Table { relation, .. } => Some(relation),
+            Source::Query { .. } | Source::Notify { .. } => None,
+        }
+    }
+
     /// The name in the database and in `status`.
     pub fn kind(&self) -> &'static str {
         match self {
             Source::Table { .. } => "table",
+            Source::Query { .. } => "query",
             Source::Notify { .. } => "notify",
         }
+    }
+}
+
+/// What is measured of the rows of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// How many there are.
+    Rows,
+    /// The sum of this SQL expression.
+    Sum(String),
+    /// This SQL expression, of the key's one row.
+    Value(String),
+}
+
+impl Measure {
+    /// The SQL expression, where there is one.
+    pub fn expression(&self) -> Option<&str> {
+        match self {
+            Measure::Rows => None,
+            Measure::Sum(expression) | Measure::Value(expression) => Some(expression),
+        }
+    }
+
+    /// The level of each single row: a key without a row is gone.
+    pub fn is_value(&self) -> bool {
+        matches!(self, Measure::Value(_))
+    }
+
+    /// The word of the configuration.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Measure::Rows => "rows",
+            Measure::Sum(_) => "sum",
+            Measure::Value(_) => "value",
+        }
+    }
+}
+
+/// The columns of a key, in the order of the configuration; none: one reading for the whole. Where the configuration
+/// names none and each row has a reading of its own, they are those of the table's primary key, which only the database
+/// knows: they are looked up once, when the watch is first brought up.
+#[derive(Debug, Default)]
+pub struct KeyColumns {
+    configured: Option<Vec<String>>,
+    found: OnceLock<Vec<String>>,
+}
+
+impl KeyColumns {
+    /// These.
+    pub fn configured(columns: Vec<String>) -> KeyColumns {
+        KeyColumns { configured: Some(columns), found: OnceLock::new() }
+    }
+
+    /// Those of the primary key.
+    pub fn primary() -> KeyColumns {
+        KeyColumns::default()
+    }
+
+    /// Whether they have to be looked up still.
+    pub fn is_unknown(&self) -> bool {
+        self.configured.is_none() && self.found.get().is_none()
+    }
+
+    /// Whether they are those of the primary key.
+    pub fn is_primary(&self) -> bool {
+        self.configured.is_none()
+    }
+
+    /// Notes what was found.
+    pub fn set(&self, columns: Vec<String>) {
+        let _known_already = self.found.set(columns);
+    }
+
+    /// The columns; none while they are unknown.
+    pub fn columns(&self) -> &[String] {
+        self.configured.as_deref().or_else(|| self.found.get().map(Vec::as_slice)).unwrap_or_default()
     }
 }
 
@@ -134,6 +240,43 @@ pub struct Override {
 }
 
 impl Watch {
+    /// The columns of its key.
+    pub fn key(&self) -> &[String] {
+        self.key.columns()
+    }
+
+    /// Whether anything is counted: a watch whose rules all listen to changes keeps no counts.
+    pub fn counts(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.on.changes())
+    }
+
+    /// Whether any of its rules listens to changes of rows.
+    pub fn tells_changes(&self) -> bool {
+        self.rules.iter().any(|rule| rule.on.changes())
+    }
+
+    /// Whether a reading has one row, whose columns are `row.*`.
+    pub fn has_row(&self) -> bool {
+        self.measure.is_value()
+    }
+
+    /// The columns that `row.*` of its readings has.
+    pub fn row_columns(&self) -> Vec<String> {
+        let counting = self.rules.iter().filter(|rule| !rule.on.changes());
+        let named = self.message.variables().into_iter().chain(counting.flat_map(Rule::variables));
+        let named = named.filter_map(|variable| first_below(&variable, "row"));
+        sorted(self.include.iter().cloned().chain(named))
+    }
+
+    /// The columns that `row.*` and `old.*` of its changes have, besides those of the key.
+    pub fn change_columns(&self) -> Vec<String> {
+        let changing = || self.rules.iter().filter(|rule| rule.on.changes());
+        let named = self.message.variables().into_iter().chain(changing().flat_map(Rule::variables));
+        let named = named.filter_map(|variable| first_below(&variable, "row").or_else(|| first_below(&variable, "old")));
+        let columns = changing().flat_map(|rule| rule.columns.iter().cloned());
+        sorted(self.include.iter().cloned().chain(named).chain(columns))
+    }
+
     /// The threshold of a key: the override that names most of its columns, else the watch's own.
     pub fn threshold_of(&self, key: &Key) -> Option<i64> {
         let matching =
@@ -145,7 +288,7 @@ impl Watch {
     /// evaluated anew.
     pub fn policy_hash(&self) -> String {
         let overrides: Vec<(&Map<String, Value>, i64)> = self.thresholds.iter().map(|over| (&over.key, over.threshold)).collect();
-        short_hash(&format!("{:?} {:?} {overrides:?}", self.policy, self.threshold))
+        short_hash(&format!("{:?} {:?} {overrides:?} {:?}", self.policy, self.threshold, self.threshold_column))
     }
 
     /// Whether any of its events tells how many alerts are unread: counting them is not free.
@@ -158,8 +301,18 @@ impl Watch {
 
     /// The key whose text is `text`, as `items_listen.count` stores it.
     pub fn key_from_text(&self, text: &str) -> Key {
-        Key::from_text(&self.key, text)
+        Key::from_text(self.key(), text)
     }
+}
+
+/// `x` of `row.x.y`, where the root is `row`.
+fn first_below(variable: &str, root: &str) -> Option<String> {
+    let rest = variable.strip_prefix(root)?.strip_prefix('.')?;
+    rest.split('.').next().map(str::to_owned)
+}
+
+fn sorted(columns: impl Iterator<Item = String>) -> Vec<String> {
+    columns.collect::<std::collections::BTreeSet<String>>().into_iter().collect()
 }
 
 /// Twelve hexadecimal digits of a text's SHA-256.
@@ -168,7 +321,7 @@ pub fn short_hash(text: &str) -> String {
 }
 
 /// A key: the JSON array of its columns' values as the database writes it, and the object of events.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Key {
     /// The text in `items_listen.count`, which names the lane.
     pub text: String,
@@ -227,6 +380,9 @@ impl Key {
         parts.join(" ")
     }
 }
+
+/// The message of a watch that gives none.
+pub const MESSAGE_DEFAULT: &str = "{{ watch }} {{ key }} at {{ count }} of {{ threshold }}";
 
 /// A longer key could not be indexed: it is stored as its hash.
 pub const KEY_BYTES_MAX: usize = 2000;

@@ -13,6 +13,7 @@ use crate::journal::definition::Definition;
 use crate::journal::install;
 use crate::pusher::classify::{Answer, effective_status};
 use crate::pusher::client::Client;
+use crate::source::sweep;
 use crate::watch::{Source, Watch};
 
 /// How bad a finding is.
@@ -256,17 +257,27 @@ async fn look_at_watch(
     findings: &mut Findings,
 ) -> Result<(), Error> {
     let subject = format!("watch {}", watch.name);
-    let Source::Table { relation, condition } = &watch.source else {
-        findings.ok(&subject, "an application's NOTIFY");
-        return Ok(());
-    };
-    let definition = match Definition::of(client, relation, condition.as_deref(), &watch.key).await {
-        Ok(definition) => definition,
-        Err(error) => {
+    let definition = match (Definition::of(client, watch).await, &watch.source) {
+        (Ok(Some(definition)), _) => definition,
+        (Ok(None), Source::Query { sql, every }) => {
+            match sweep::Sweep::of(client, schema, watch, sql).await {
+                Ok(_) => findings.ok(&subject, format!("a query, asked every {every:?}")),
+                Err(error) => {
+                    findings.error(&subject, error.to_string(), "correct query, key, sum or value in the configuration")
+                }
+            }
+            return Ok(());
+        }
+        (Ok(None), _) => {
+            findings.ok(&subject, "an application's NOTIFY");
+            return Ok(());
+        }
+        (Err(error), _) => {
             findings.error(&subject, error.to_string(), "correct table and key in the configuration");
             return Ok(());
         }
     };
+    let Some(relation) = watch.source.relation() else { return Ok(()) };
     let privileges = "SELECT has_table_privilege($1, 'SELECT'), has_table_privilege($1, 'TRIGGER')";
     let row = client.query_one(privileges, &[&definition.relation]).await?;
     let may_read: bool = row.get(0);

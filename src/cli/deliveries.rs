@@ -33,7 +33,8 @@ pub(super) struct Filter {
 }
 
 /// The filter as an SQL condition on `d`; its parameters are numbered from 1.
-const MATCHES: &str = "($1::text IS NULL OR d.endpoint = $1) AND ($2::text IS NULL OR d.watch = $2)
+const MATCHES: &str =
+    "($1::text IS NULL OR d.endpoint = $1) AND ($2::text IS NULL OR coalesce(d.about ->> 'watch', d.watch) = $2)
     AND ($3::text IS NULL OR d.reason = $3)
     AND ($4::float8 IS NULL OR d.created_at < clock_timestamp() - make_interval(secs => $4))";
 
@@ -79,7 +80,7 @@ struct Line {
 
 /// The columns of [`Line`].
 const LINES: &str =
-    "SELECT d.id, d.event_id, d.watch, coalesce(e.key, d.key::jsonb), d.endpoint, d.channels, d.event, d.state, d.attempts,
+    "SELECT d.id, d.event_id, coalesce(d.about ->> 'watch', d.watch), coalesce(e.key, d.about -> 'key', d.key::jsonb), d.endpoint, d.channels, d.event, d.state, d.attempts,
                             d.due_at, d.created_at, d.settled_at, d.reason, d.status, d.answer, d.body
                      FROM items_listen.delivery d LEFT JOIN items_listen.event e ON e.id = d.event_id";
 

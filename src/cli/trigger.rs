@@ -16,10 +16,10 @@ use crate::db::session::Purpose;
 use crate::dispatch::gate::PROBE_EVERY;
 use crate::dispatch::send::{Load, Sender};
 use crate::dispatch::{Context, Dispatch};
-use crate::engine::{Engine, Served};
+use crate::engine::{Engine, Served, facts};
 use crate::error::Error;
-use crate::event::Event;
-use crate::pusher::body;
+use crate::event::{Event, Facts};
+use crate::pusher::body::{self, Body};
 use crate::pusher::classify::{Answer, Verdict, classify, effective_status};
 use crate::pusher::client::Client;
 use crate::severity::{Severity, percent};
@@ -70,8 +70,10 @@ impl Delivered {
 pub(super) async fn run(config: &Config, count: i64, args: &TriggerArgs) -> Result<u8, Error> {
     let index = choose(config, args.watch.as_deref())?;
     let watch = &config.watches[index];
+    resolve_key(config, watch).await?;
     let key = key(watch, &args.keys)?;
-    let threshold = watch.threshold_of(&key);
+    let found = in_database(config, watch, &key, args).await?;
+    let (threshold, row) = found.unwrap_or_else(|| (watch.threshold_of(&key), None));
     let severity = watch.policy.scale.classify(count, threshold).unwrap_or(Severity::Info);
     let mut report = Report {
         watch: watch.name.clone(),
@@ -85,11 +87,11 @@ pub(super) async fn run(config: &Config, count: i64, args: &TriggerArgs) -> Resu
     let wanted = watch.rules.iter().any(|rule| rule.wants_manual(severity));
     if wanted {
         report.deliveries = if args.dry_run {
-            render(watch, &key, &report)?.into_iter().map(|(delivered, _)| delivered).collect()
+            render(watch, &key, &report, row)?.into_iter().map(|(delivered, _)| delivered).collect()
         } else if config.database.is_some() {
-            through_outbox(config, index, &key, count, args.timeout).await?
+            through_outbox(config, index, &Reading { key: &key, count, threshold, row }, args.timeout).await?
         } else {
-            directly(config, render(watch, &key, &report)?, args.timeout).await?
+            directly(config, render(watch, &key, &report, row)?, args.timeout).await?
         };
     }
     show(config, &report, args).await;
@@ -130,15 +132,15 @@ fn key(watch: &Watch, given: &[String]) -> Result<Key, Error> {
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
         object.insert(column.to_owned(), value);
     }
-    Key::from_object(&watch.key, &object).map_err(|what| {
-        let wanted: Vec<String> = watch.key.iter().map(|column| format!("--key {column}=…")).collect();
+    Key::from_object(watch.key(), &object).map_err(|what| {
+        let wanted: Vec<String> = watch.key().iter().map(|column| format!("--key {column}=…")).collect();
         let wanted = if wanted.is_empty() { "this watch has no key".to_owned() } else { wanted.join(" ") };
         Error::Usage(format!("{what}; say {wanted}"))
     })
 }
 
 /// What would be sent, without the database.
-fn render(watch: &Watch, key: &Key, report: &Report) -> Result<Vec<(Delivered, String)>, Error> {
+fn render(watch: &Watch, key: &Key, report: &Report, row: Option<Value>) -> Result<Vec<(Delivered, String)>, Error> {
     let now = jiff::Timestamp::now();
     let mut event = Event {
         id: Uuid::now_v7(),
@@ -148,25 +150,32 @@ fn render(watch: &Watch, key: &Key, report: &Report) -> Result<Vec<(Delivered, S
         key: key.object.clone(),
         transition: "manual",
         reason: None,
-        severity: report.severity,
+        severity: Some(report.severity),
         previous: None,
-        count: report.count,
+        count: Some(report.count),
         threshold: report.threshold,
         percent: report.percent,
-        compare: watch.policy.scale.compare.as_str(),
+        compare: Some(watch.policy.scale.compare.as_str()),
         message: None,
-        row: None,
+        row,
         at: now,
         unread_count: None,
     };
-    event.message = watch.message.render(&minijinja::Value::from_serialize(&event)).ok();
+    let facts = Facts::default();
+    event.message = watch.message.render(&facts.context(&event)).ok();
     let mut rendered = Vec::new();
     for rule in watch.rules.iter().filter(|rule| rule.wants_manual(report.severity)) {
-        let message = rule.render(&event).map_err(|what| Error::Failed(format!("the event cannot be sent: {what}")))?;
+        let message = rule.render(&event, &facts).map_err(|what| Error::Failed(format!("the event cannot be sent: {what}")))?;
         let Some(message) = message else { continue };
-        let body = body::single(&message.event, &message.channels, &message.data)
-            .map_err(|error| Error::Failed(format!("the event cannot be sent: {error}")))?;
         for endpoint in &rule.endpoints {
+            let body = Body {
+                name: &message.event,
+                channels: &message.channels,
+                data: &message.data,
+                socket_id: message.socket_id.as_deref(),
+            };
+            let body = body::sealed(&body, rule.encryption.get(endpoint))
+                .map_err(|error| Error::Failed(format!("the event cannot be sent: {error}")))?;
             let delivered = Delivered {
                 endpoint: endpoint.clone(),
                 channels: message.channels.clone(),
@@ -177,26 +186,74 @@ fn render(watch: &Watch, key: &Key, report: &Report) -> Result<Vec<(Delivered, S
                 ms: None,
                 answer: None,
             };
-            rendered.push((delivered, body.clone()));
+            rendered.push((delivered, body));
         }
     }
     Ok(rendered)
+}
+
+/// A key that is the table's primary key is known to the database alone.
+async fn resolve_key(config: &Config, watch: &Watch) -> Result<(), Error> {
+    if !watch.key.is_unknown() {
+        return Ok(());
+    }
+    if config.database.is_none() {
+        return Err(Error::Usage(format!(
+            "the key of {} is its table's primary key, which only the database knows: say key = […]",
+            watch.name
+        )));
+    }
+    let (client, _, _) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
+    crate::journal::definition::Definition::of(&client, watch).await.map(drop)
+}
+
+/// What is triggered.
+struct Reading<'a> {
+    key: &'a Key,
+    count: i64,
+    threshold: Option<i64>,
+    row: Option<Value>,
+}
+
+fn unavailable(error: Error) -> Error {
+    match error {
+        error if error.exit_code() == 69 => {
+            Error::Unavailable(format!("the database cannot be reached, nothing was written: {error}"))
+        }
+        error => error,
+    }
+}
+
+/// The threshold that the database has for this key, and its row. A dry run does without where it cannot be asked.
+async fn in_database(
+    config: &Config,
+    watch: &Arc<Watch>,
+    key: &Key,
+    args: &TriggerArgs,
+) -> Result<Option<(Option<i64>, Option<Value>)>, Error> {
+    if config.database.is_none() {
+        return Ok(None);
+    }
+    let asked = async {
+        let (client, _, schema) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
+        if migrate::check_version(&client, &schema).await? != Some(migrate::newest()) {
+            return Ok(None);
+        }
+        facts::of_key(&client, &schema, watch, key).await.map(Some)
+    };
+    match asked.await {
+        Err(_) if args.dry_run => Ok(None),
+        asked => asked,
+    }
 }
 
 /// Through the same outbox as the daemon's: whoever comes first sends it, this process or a daemon.
 async fn through_outbox(
     config: &Config,
     index: usize,
-    key: &Key,
-    count: i64,
+    reading: &Reading<'_>,
     timeout: Duration,
 ) -> Result<Vec<Delivered>, Error> {
-    let unavailable = |error: Error| match error {
-        error if error.exit_code() == 69 => {
-            Error::Unavailable(format!("the database cannot be reached, nothing was written: {error}"))
-        }
-        error => error,
-    };
     let (client, connector, schema) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
     let database = config.require_database()?;
     if migrate::check_version(&client, &schema).await? != Some(migrate::newest()) {
@@ -218,7 +275,7 @@ async fn through_outbox(
     let ids = loop {
         let mut engine =
             Engine::open(&connector, &schema, vec![served.clone()], instance, dispatch.clone()).await.map_err(unavailable)?;
-        match engine.trigger(0, key, count).await {
+        match engine.trigger(0, reading.key, reading.count, reading.threshold, reading.row.clone()).await {
             // A long fold has the lock: nothing was written.
             Err(error) if error.sqlstate() == Some("55P03") && Instant::now() < deadline => {}
             Err(error) if error.sqlstate() == Some("55P03") => {

@@ -9,9 +9,9 @@ use super::environment::Variables;
 use super::read_endpoint::endpoints;
 use super::read_watch::{NO_ENDPOINT, default_watch, watches};
 use super::reader::{Mistakes, Section};
-use super::{Config, Database, Doorbell, Install, Secret};
+use super::{Config, Database, Doorbell, Endpoint, Install, Secret};
 use crate::retention::Retention;
-use crate::watch::short_hash;
+use crate::watch::{Watch, short_hash};
 
 /// Where health and status are served unless the configuration says otherwise.
 pub const HTTP_LISTEN_DEFAULT: &str = "127.0.0.1:9786";
@@ -41,6 +41,7 @@ pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -
         }
         vec![default_watch(&names, fallback)]
     };
+    let watches: Vec<Watch> = watches.into_iter().map(|watch| with_keys(watch, &endpoints)).collect();
     let http = http(section.node("http"), &mut mistakes);
     section.finish(&mut mistakes);
 
@@ -72,6 +73,15 @@ pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -
         .collect();
     config.hash = short_hash(&format!("{config:?} {secrets:?}"));
     Ok(config)
+}
+
+/// Gives every rule the master keys of its endpoints.
+fn with_keys(mut watch: Watch, endpoints: &[Endpoint]) -> Watch {
+    for rule in &mut watch.rules {
+        let of = |name: &String| endpoints.iter().find(|endpoint| endpoint.name == *name)?.encryption_key.clone();
+        rule.encryption = rule.endpoints.iter().filter_map(|name| Some((name.clone(), of(name)?))).collect();
+    }
+    watch
 }
 
 /// Other programs' names only fill gaps: they make the endpoint `main` where there is none.

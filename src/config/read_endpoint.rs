@@ -6,6 +6,7 @@ use super::document::Node;
 use super::read::secret;
 use super::reader::{Mistakes, Section};
 use super::{Endpoint, Pusher, Target};
+use crate::pusher::encrypt::Key;
 use crate::retry::Retry;
 
 /// Reverb counts request line, headers and body against 10,000 bytes; this leaves room for the first two.
@@ -30,6 +31,11 @@ fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint
     let max_request_bytes =
         section.integer("max_request_bytes", 500..=100_000_000, mistakes).unwrap_or(MAX_REQUEST_BYTES_DEFAULT);
     let retry = section.node("retry").map_or_else(Retry::default, |node| retry(name, node, mistakes));
+    let encryption_key = secret(&mut section, "encryption_key", "encryption_key_file", mistakes).and_then(|(key, origin)| {
+        Key::from_base64(key.expose())
+            .map_err(|what| mistakes.add(origin, format!("{}: {what}", section.name("encryption_key"))))
+            .ok()
+    });
     section.finish(mistakes);
     Some(Endpoint {
         name: name.to_owned(),
@@ -39,6 +45,7 @@ fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint
         max_batch: usize::try_from(max_batch).unwrap_or(10),
         max_request_bytes: usize::try_from(max_request_bytes).unwrap_or(usize::MAX),
         retry,
+        encryption_key,
     })
 }
 

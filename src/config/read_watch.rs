@@ -3,21 +3,24 @@
 use jiff::SignedDuration;
 use serde_json::{Map, Value as Json};
 
-use super::document::{Node, Value};
-use super::read_rule::{compile, constant, rule};
+use super::document::{Node, Origin, Value};
+use super::read_rule::{Hand, compile, constant, rule};
 use super::reader::{Mistakes, Section};
 use crate::evaluate::Policy;
 use crate::event::rule::{Data, On, Rule};
 use crate::event::template::Text;
+use crate::lookup::Lookup;
 use crate::severity::{Bands, Compare, Scale, Severity};
 use crate::storm::Storm;
-use crate::watch::{Override, Relation, Source, Watch};
+use crate::watch::{KeyColumns, MESSAGE_DEFAULT, Measure, Override, Relation, Source, Watch};
 
-/// The message of a watch that gives none.
-const MESSAGE_DEFAULT: &str = "{{ watch }} {{ key }} at {{ count }} of {{ threshold }}";
 /// The threshold of the one watch there is without a configuration file.
 const THRESHOLD_DEFAULT: i64 = 20;
 const NAME_CHARS_MAX: usize = 64;
+/// A query is asked no more often than this, and no less often.
+const EVERY_MIN: std::time::Duration = std::time::Duration::from_millis(100);
+const EVERY_MAX: std::time::Duration = std::time::Duration::from_secs(86_400);
+const EVERY_DEFAULT: std::time::Duration = std::time::Duration::from_secs(30);
 /// A window shorter than a fold takes would bound nothing; one longer than a day would forget to tell.
 const STORM_PER_MIN: std::time::Duration = std::time::Duration::from_millis(100);
 const STORM_PER_MAX: std::time::Duration = std::time::Duration::from_secs(86_400);
@@ -51,13 +54,22 @@ pub(super) fn default_watch(endpoints: &[String], fallback: Option<i64>) -> Watc
         on: On::WORDS.iter().find(|(word, _)| *word == "reading").map_or(On::transitions(), |(_, on)| *on),
         min_severity: Severity::Warning,
         collapses: false,
+        columns: Vec::new(),
+        coalesce: None,
+        socket_id: None,
+        encryption: std::collections::HashMap::new(),
     };
     Watch {
         name: "items".into(),
         source: Source::Notify { channel: "item_count".into() },
-        key: Vec::new(),
+        measure: Measure::Rows,
+        key: KeyColumns::configured(Vec::new()),
         threshold: Some(fallback.unwrap_or(THRESHOLD_DEFAULT)),
+        threshold_column: None,
         thresholds: Vec::new(),
+        include: Vec::new(),
+        lookup: None,
+        unread_by: Vec::new(),
         policy: policy_default(Compare::AtLeast),
         message: text(MESSAGE_DEFAULT),
         rules: vec![rule],
@@ -79,31 +91,160 @@ fn watch(index: usize, node: &Node, endpoints: &[String], fallback: Option<i64>,
     let mut section = Section::new("watch", node, mistakes);
     let name = name(&mut section, mistakes);
     let source = source(&mut section, mistakes);
-    let key = key(&mut section, mistakes);
+    let measure = measure(&mut section, source.as_ref(), mistakes);
+    let given = key(&mut section, mistakes);
     let policy = policy(&mut section, mistakes);
     let own = section.integer("threshold", i64::MIN..=i64::MAX, mistakes);
     let threshold = own.or(fallback);
-    let thresholds = thresholds(&mut section, &key, mistakes);
+    let threshold_column = threshold_column(&mut section, source.as_ref(), &measure, mistakes);
     let storm = section.node("storm").and_then(|node| storm(node, mistakes));
     let message = section.string("message", mistakes);
+    let rule_nodes = section.tables("publish", mistakes);
+    let counts = rule_nodes.is_empty() || rule_nodes.iter().any(listens_to_counts);
+    // Where each row has a reading of its own, or is told of itself, it is known by its primary key.
+    let primary = given.is_none() && matches!(source, Some(Source::Table { .. })) && (measure.is_value() || !counts);
+    let columns = given.unwrap_or_default();
+    let lookup = lookup(&mut section, mistakes);
+    let hand =
+        Hand { key: (!primary).then_some(columns.as_slice()), row: measure.is_value(), lookup: lookup.is_some(), change: false };
+    let thresholds = thresholds(&mut section, hand.key, mistakes);
+    let unread_by = columns_of(&mut section, "unread_by", mistakes);
+    if let Some(strange) = unread_by.iter().find(|column| hand.key.is_some_and(|key| !key.contains(column))) {
+        mistakes
+            .add(section.origin(), format!("watch.unread_by: \"{strange}\" is no column of the key ({})", columns.join(", ")));
+    }
+    let include = include(&mut section, source.as_ref(), &measure, counts, mistakes);
     let message = match message {
         None => Text::try_new(MESSAGE_DEFAULT).ok(),
-        Some((source, origin)) => compile(&source, origin, "watch.message", &key, mistakes),
+        Some((source, origin)) => compile(&source, origin, "watch.message", Hand { change: !counts, ..hand }, mistakes),
     };
-    let rules: Vec<Rule> =
-        section.tables("publish", mistakes).iter().filter_map(|node| rule(node, endpoints, &key, mistakes)).collect();
+    let rules: Vec<Rule> = rule_nodes.iter().filter_map(|node| rule(node, endpoints, hand, mistakes)).collect();
     if section.node("publish").is_none() {
         mistakes
             .add(section.origin(), format!("watch {}: there is no [[watch.publish]], so nothing would ever be sent", index + 1));
     }
-    if threshold.is_none() && section.node("threshold").is_none() {
+    if counts && threshold.is_none() && threshold_column.is_none() && thresholds.is_empty() && section.node("threshold").is_none()
+    {
         mistakes.add(
             section.origin(),
             "watch.threshold: missing; a whole number, or INVENTORY_NOTIFICATION_THRESHOLD in the environment".to_owned(),
         );
     }
+    if !matches!(source, Some(Source::Table { .. }) | None) && rules.iter().any(|rule| rule.on.changes()) {
+        mistakes.add(
+            section.origin(),
+            "watch.publish.on: only a table's rows are seen to change; transitions and readings are at hand",
+        );
+    }
+    check_lookup(lookup.as_ref(), hand, counts, section.origin(), mistakes);
     section.finish(mistakes);
-    Some(Watch { name: name?, source: source?, key, threshold, thresholds, policy: policy?, message: message?, rules, storm })
+    Some(Watch {
+        name: name?,
+        source: source?,
+        measure,
+        key: if primary { KeyColumns::primary() } else { KeyColumns::configured(columns) },
+        threshold,
+        threshold_column,
+        thresholds,
+        include,
+        lookup,
+        unread_by,
+        policy: policy?,
+        message: message?,
+        rules,
+        storm,
+    })
+}
+
+/// Whether a rule is about a count; one that cannot be read is taken to be.
+fn listens_to_counts(node: &Node) -> bool {
+    let Value::Table(entries) = &node.value else { return true };
+    let Some(on) = entries.iter().find(|entry| entry.key == "on") else { return true };
+    let is_change =
+        |value: &Value| matches!(value, Value::String(word) if On::WORDS.iter().any(|(known, on)| known == word && on.changes()));
+    match &on.node.value {
+        Value::Array(words) => !words.iter().any(|word| is_change(&word.value)),
+        word => !is_change(word),
+    }
+}
+
+fn measure(section: &mut Section<'_>, source: Option<&Source>, mistakes: &mut Mistakes) -> Measure {
+    let sum = section.string("sum", mistakes);
+    let value = section.string("value", mistakes);
+    let place = sum.as_ref().or(value.as_ref()).map(|(_, origin)| *origin);
+    if let (Some(origin), Some(Source::Notify { .. })) = (place, source) {
+        mistakes
+            .add(origin, "watch: sum and value are of a table's or a query's rows; what is sent with NOTIFY is the count itself");
+    }
+    match (sum, value) {
+        (Some((_, origin)), Some(_)) => {
+            mistakes.add(origin, "watch: sum and value exclude each other; without either, rows are counted");
+            Measure::Rows
+        }
+        (Some((expression, _)), None) => Measure::Sum(expression),
+        (None, Some((expression, _))) => Measure::Value(expression),
+        (None, None) => Measure::Rows,
+    }
+}
+
+fn threshold_column(
+    section: &mut Section<'_>,
+    source: Option<&Source>,
+    measure: &Measure,
+    mistakes: &mut Mistakes,
+) -> Option<String> {
+    let (column, origin) = section.string("threshold_column", mistakes)?;
+    match source {
+        Some(Source::Notify { .. }) => {
+            mistakes.add(origin, "watch.threshold_column: what is sent with NOTIFY has no columns");
+        }
+        Some(Source::Table { .. }) if !measure.is_value() => mistakes.add(
+            origin,
+            "watch.threshold_column: needs value: rows that are counted or summed up share a key, and have no one threshold; \
+             use thresholds, or the table items_listen.threshold",
+        ),
+        _ => {}
+    }
+    Some(column)
+}
+
+fn lookup(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Lookup> {
+    let (text, origin) = section.string("lookup", mistakes)?;
+    Lookup::parse(&text).map_err(|what| mistakes.add(origin, format!("watch.lookup: {what}"))).ok()
+}
+
+/// Its parameters must be columns that are at hand wherever it is asked.
+fn check_lookup(lookup: Option<&Lookup>, hand: Hand<'_>, counts: bool, origin: &Origin, mistakes: &mut Mistakes) {
+    let (Some(lookup), Some(key)) = (lookup, hand.key) else { return };
+    if hand.row || !counts {
+        return;
+    }
+    for strange in lookup.parameters.iter().filter(|name| !key.contains(name)) {
+        let known = if key.is_empty() { "has no key".to_owned() } else { format!("has the key {}", key.join(", ")) };
+        mistakes.add(origin, format!("watch.lookup: :{strange} is not at hand: the watch {known}"));
+    }
+}
+
+fn include(
+    section: &mut Section<'_>,
+    source: Option<&Source>,
+    measure: &Measure,
+    counts: bool,
+    mistakes: &mut Mistakes,
+) -> Vec<String> {
+    let columns = columns_of(section, "include", mistakes);
+    let has_rows = matches!(source, Some(Source::Table { .. } | Source::Query { .. }) | None) && (measure.is_value() || !counts);
+    if !columns.is_empty() && !has_rows {
+        mistakes.add(
+            section.origin(),
+            "watch.include: a count of rows, or their sum, has no single row; it needs value, or rules that listen to changes",
+        );
+    }
+    columns
+}
+
+fn columns_of(section: &mut Section<'_>, key: &'static str, mistakes: &mut Mistakes) -> Vec<String> {
+    section.strings(key, mistakes).unwrap_or_default().into_iter().map(|(column, _)| column).collect()
 }
 
 fn storm(node: &Node, mistakes: &mut Mistakes) -> Option<Storm> {
@@ -146,53 +287,58 @@ fn name(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<String> {
 
 fn source(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Source> {
     let table = section.string("table", mistakes);
+    let query = section.string("query", mistakes);
     let notify = section.string("notify", mistakes);
     let condition = section.string("where", mistakes);
-    match (table, notify) {
-        (Some((table, origin)), None) => match Relation::parse(&table) {
-            Ok(relation) => {
-                let condition = condition.map(|(condition, _)| condition);
-                Some(Source::Table { relation, condition })
-            }
-            Err(what) => {
-                mistakes.add(origin, format!("watch.table: {what}"));
-                None
-            }
-        },
-        (None, Some((channel, origin))) => {
-            if let Some((_, origin)) = condition {
-                mistakes.add(origin, "watch.where: only a watch of a table has a condition".to_owned());
-            }
-            if channel.is_empty() || channel.len() > 63 {
-                mistakes.add(origin, "watch.notify: the name of a channel is wanted, of 1 to 63 bytes".to_owned());
-                return None;
-            }
-            Some(Source::Notify { channel })
-        }
-        (Some((_, origin)), Some(_)) => {
-            mistakes.add(origin, "watch: table and notify exclude each other; a watch has exactly one source".to_owned());
-            None
-        }
-        (None, None) => {
-            mistakes.add(
-                section.origin(),
-                "watch: a source is missing; give table = \"schema.table\" or notify = \"channel\"".to_owned(),
-            );
-            None
-        }
+    let every =
+        section.node("every").map(|node| (section.duration_within("every", EVERY_MIN..=EVERY_MAX, mistakes), &node.origin));
+    if [table.is_some(), query.is_some(), notify.is_some()].into_iter().filter(|given| *given).count() > 1 {
+        let origin = [&table, &query, &notify].into_iter().flatten().nth(1).map_or(section.origin(), |(_, origin)| origin);
+        mistakes.add(origin, "watch: table, query and notify exclude each other; a watch has exactly one source".to_owned());
+        return None;
     }
+    if let (Some((_, origin)), None) = (&condition, &table) {
+        mistakes.add(origin, "watch.where: only a watch of a table has a condition".to_owned());
+    }
+    if let (Some((_, origin)), None) = (&every, &query) {
+        mistakes.add(origin, "watch.every: only a query is asked again and again".to_owned());
+    }
+    if let Some((table, origin)) = table {
+        let relation = Relation::parse(&table).map_err(|what| mistakes.add(origin, format!("watch.table: {what}"))).ok()?;
+        return Some(Source::Table { relation, condition: condition.map(|(condition, _)| condition) });
+    }
+    if let Some((sql, origin)) = query {
+        let sql = sql.trim().trim_end_matches(';').to_owned();
+        if sql.is_empty() {
+            mistakes.add(origin, "watch.query: a SELECT is wanted");
+            return None;
+        }
+        return Some(Source::Query { sql, every: every.and_then(|(every, _)| every).unwrap_or(EVERY_DEFAULT) });
+    }
+    if let Some((channel, origin)) = notify {
+        if channel.is_empty() || channel.len() > 63 {
+            mistakes.add(origin, "watch.notify: the name of a channel is wanted, of 1 to 63 bytes".to_owned());
+            return None;
+        }
+        return Some(Source::Notify { channel });
+    }
+    mistakes.add(
+        section.origin(),
+        "watch: a source is missing; give table = \"schema.table\", query = \"SELECT …\" or notify = \"channel\"".to_owned(),
+    );
+    None
 }
 
-fn key(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Vec<String> {
+fn key(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Vec<String>> {
     let mut columns: Vec<String> = Vec::new();
-    for (column, origin) in section.strings("key", mistakes).unwrap_or_default() {
+    for (column, origin) in section.strings("key", mistakes)? {
         if column.is_empty() || columns.contains(&column) {
             mistakes.add(origin, format!("watch.key: \"{}\" is empty or there twice", column.escape_debug()));
         } else {
             columns.push(column);
         }
     }
-    columns
+    Some(columns)
 }
 
 fn policy(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Policy> {
@@ -237,7 +383,7 @@ fn bands(node: &Node, compare: Compare, mistakes: &mut Mistakes) -> Option<Bands
     Bands::try_new(compare, warning, high, critical).map_err(|what| mistakes.add(&node.origin, format!("watch.{what}"))).ok()
 }
 
-fn thresholds(section: &mut Section<'_>, key: &[String], mistakes: &mut Mistakes) -> Vec<Override> {
+fn thresholds(section: &mut Section<'_>, key: Option<&[String]>, mistakes: &mut Mistakes) -> Vec<Override> {
     let mut overrides = Vec::new();
     for node in section.tables("thresholds", mistakes) {
         let Value::Table(entries) = &node.value else {
@@ -253,7 +399,7 @@ fn thresholds(section: &mut Section<'_>, key: &[String], mistakes: &mut Mistakes
                     over.threshold = *threshold;
                     has_threshold = true;
                 }
-                value if key.contains(&entry.key) => {
+                value if entry.key != "threshold" && key.is_none_or(|key| key.contains(&entry.key)) => {
                     over.key.insert(entry.key.clone(), constant(value).unwrap_or(Json::Null));
                 }
                 _ => mistakes.add(

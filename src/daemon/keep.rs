@@ -96,7 +96,7 @@ impl Keeper {
     }
 
     /// Says of these watches what they lack, and of others that they no longer do.
-    pub(super) async fn lack(&mut self, now: &HashMap<i32, &'static str>) {
+    pub(super) async fn lack(&mut self, now: &HashMap<i32, String>) {
         let mended: Vec<i32> = self.lacking.iter().filter(|id| !now.contains_key(id)).copied().collect();
         for id in mended {
             self.lacking.remove(&id);

@@ -4,6 +4,7 @@
 //! found by the fold, what is committed after it rings.
 
 mod sources;
+mod sweeps;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
+use self::sweeps::Sweeps;
 use super::housekeeping::House;
 use super::keep::{Keeper, News};
 use super::start::{daemon_watch, doorbell_on, free_doubted, id_of, install_all};
@@ -85,7 +87,12 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
     point!("session.listening");
     let doorbell_on = doorbell_on(daemon, &listening).await?;
     let poll_every = if doorbell_on { daemon.database.poll } else { daemon.database.poll.min(POLL_WITHOUT_DOORBELL) };
-    let telling = Arc::new(Mutex::new(Telling { snapshot: Snapshot::beginning(), ready: false, doorbell: Bell::Awake.as_str() }));
+    let telling = Arc::new(Mutex::new(Telling {
+        snapshot: Snapshot::beginning(),
+        changes: Snapshot::beginning(),
+        ready: false,
+        doorbell: Bell::Awake.as_str(),
+    }));
     let (found, beats) = channel::channel(Beat::default());
     let beating = poll::beat(
         Arc::clone(&listening.client),
@@ -130,6 +137,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         keeper,
         telling,
         heard_on: HashMap::new(),
+        sweeps: Sweeps::default(),
         rung: false,
         foreign: HashSet::new(),
         marked: Vec::new(),
@@ -164,6 +172,7 @@ struct Pipeline<'a> {
     telling: Arc<Mutex<Telling>>,
     /// Application's channels that this session listens to, and the watches behind each.
     heard_on: HashMap<String, Vec<i32>>,
+    sweeps: Sweeps,
     rung: bool,
     foreign: HashSet<i32>,
     marked: Vec<i32>,
@@ -241,14 +250,15 @@ impl Pipeline<'_> {
 
     fn tell(&self) {
         let mut telling = lock(&self.telling);
-        telling.snapshot = self.engine.snapshot().clone();
+        let (snapshot, changes) = self.engine.snapshots();
+        (telling.snapshot, telling.changes) = (snapshot.clone(), changes.clone());
         telling.ready = self.daemon.health.is_ready();
         telling.doorbell = self.doorbell.state().as_str();
     }
 
     /// Ready: every watch that can be served has been counted and folded. A degraded one does not hold it up.
     async fn ready_if_all_is_done(&mut self) -> Result<(), Error> {
-        let waiting = self.marked.iter().any(|id| !self.keeper.is_degraded(*id));
+        let waiting = self.marked.iter().any(|id| !self.keeper.is_degraded(*id)) || !self.sweeps.are_tried();
         if !waiting && !self.daemon.health.is_ready() {
             let daemon = self.daemon;
             let served: Vec<&Served> = self.engine.served().collect();
@@ -332,7 +342,8 @@ impl Pipeline<'_> {
     /// Waits for at most so long, and takes in whatever happens meanwhile.
     async fn listen_for(&mut self, at_most: Duration) -> Result<(), Error> {
         let until = Instant::now().checked_add(at_most).unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400));
-        let retry = [self.keeper.next_try(), self.deadline_at, Some(self.housekeeping_at)]
+        self.sweeps.start_due(self.daemon, self.engine.served());
+        let retry = [self.keeper.next_try(), self.deadline_at, Some(self.housekeeping_at), self.sweeps.next_at()]
             .into_iter()
             .flatten()
             .fold(until, Instant::min);
@@ -347,6 +358,7 @@ impl Pipeline<'_> {
                 News::Serve(served) => { self.engine.serve(served); self.serve_sources().await?; self.look = true; }
                 News::Nothing => {}
             },
+            asked = self.sweeps.answered() => self.take_in_sweep(asked).await?,
             changed = self.beats.changed() => {
                 changed.map_err(|_| Error::Unavailable("the beat ended".to_owned()))?;
                 let beat = self.beats.borrow_and_update().clone();
@@ -389,15 +401,18 @@ impl Pipeline<'_> {
         }
         self.beaten = true;
         self.keeper.recount(&beat.marked);
-        let mut lacking: HashMap<i32, &'static str> =
-            beat.gone.iter().map(|id| (*id, "its table does not exist; it is watched again as soon as there is one")).collect();
+        let gone = "its table does not exist; it is watched again as soon as there is one";
+        let mut lacking: HashMap<i32, String> = self.engine.troubles();
+        lacking.extend(self.sweeps.errors().iter().map(|(id, error)| (*id, error.clone())));
+        lacking.extend(beat.gone.iter().map(|id| (*id, gone.to_owned())));
         if self.daemon.database.install == Install::Auto {
             self.keeper.install(&beat.uncovered);
         } else {
             let remedy = "its triggers are not as they should be, and install = \"manual\": run items-listen install";
-            lacking.extend(beat.uncovered.iter().map(|id| (*id, remedy)));
+            lacking.extend(beat.uncovered.iter().map(|id| (*id, remedy.to_owned())));
         }
         self.keeper.lack(&lacking).await;
+        self.sweeps.hasten(&beat.sweeps);
         for endpoint in beat.due.iter().filter(|_| !self.held) {
             self.daemon.dispatch.wake(endpoint);
         }

@@ -10,7 +10,6 @@ use crate::engine::Served;
 use crate::error::Error;
 use crate::journal::{install, retire};
 use crate::source::listen::Listening;
-use crate::watch::Source;
 
 pub(super) fn daemon_watch(daemon: &Daemon, name: &str) -> Arc<crate::watch::Watch> {
     daemon.config.watches.iter().find(|watch| watch.name == name).map(Arc::clone).expect("names come from the configuration")
@@ -81,11 +80,9 @@ pub(super) async fn installed(daemon: &Daemon, watch: &crate::watch::Watch) -> R
     let client = &mut daemon.connector.session(Purpose::Install).await?;
     let missing = || Error::Failed(format!("the watch {} is not installed as configured; run items-listen install", watch.name));
     let (found, text) = install::find(client, &daemon.schema, &watch.name).await?.ok_or_else(missing)?;
-    if let Source::Table { relation, condition } = &watch.source {
-        let definition = crate::journal::definition::Definition::of(client, relation, condition.as_deref(), &watch.key).await?;
-        if definition.text() != text {
-            return Err(missing());
-        }
+    let definition = crate::journal::definition::Definition::of(client, watch).await?;
+    if install::text(watch, definition.as_ref()) != text {
+        return Err(missing());
     }
     // Our own tables only: how readings are judged is the daemon's, whoever installs triggers.
     install::adopt_policy(client, &daemon.schema, watch, found.id, false).await?;

@@ -35,6 +35,11 @@ pub enum Purpose {
     Migrate,
     /// A recount: long statements are its trade.
     Recount,
+    /// SQL that a person wrote: it may only read, and for so long.
+    Read {
+        /// How long one statement may take.
+        at_most: Duration,
+    },
 }
 
 /// So much longer than its statements may take a session waits for an answer, before it takes the connection for lost.
@@ -49,6 +54,7 @@ impl Purpose {
             Purpose::Install => Some(Duration::from_secs(30)),
             Purpose::Fold => Some(Duration::from_secs(30)),
             Purpose::Recount | Purpose::Migrate => None,
+            Purpose::Read { at_most } => Some(at_most),
         }
     }
 
@@ -265,6 +271,7 @@ impl Connector {
             Purpose::Fold | Purpose::Work => ("5s", "5s"),
             Purpose::Install => ("100ms", "10s"),
             Purpose::Recount | Purpose::Migrate => ("1s", "10s"),
+            Purpose::Read { .. } => ("500ms", "10s"),
         };
         let statement = purpose.statement_timeout().map_or(0, |timeout| timeout.as_millis());
         let isolation = if purpose == Purpose::Recount { "repeatable read" } else { "read committed" };
@@ -280,12 +287,15 @@ impl Connector {
             Purpose::Listen { beat } => (beat * 3).as_millis(),
             // They hold locks that others wait for, and rest for moments only: one that is cut off must not keep them.
             Purpose::Install | Purpose::Migrate | Purpose::Recount => IDLE_INSTALL.as_millis(),
-            Purpose::Fold | Purpose::Work => 0,
+            Purpose::Fold | Purpose::Work | Purpose::Read { .. } => 0,
         };
         settings.push_str(&format!(" SET idle_session_timeout = {idle}; SET jit = off;"));
         if matches!(purpose, Purpose::Listen { .. } | Purpose::Fold) {
             // A plan made while the journal is small must not be the one that later walks over its dead rows.
             settings.push_str(" SET enable_seqscan = off;");
+        }
+        if let Purpose::Read { .. } = purpose {
+            settings.push_str(&format!(" SET default_transaction_read_only = on; {};", crate::source::sweep::USER_PATH));
         }
         settings
     }

@@ -2,6 +2,7 @@
 
 mod standing;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::pusher::classify::{Answer, Reason, Verdict, classify};
 
 /// No attempt is started that could end less than this before its lease.
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
+/// Our timers and the database's clock do not tick together: a claim that comes a moment early finds nothing.
+const DUE_MARGIN: Duration = Duration::from_millis(2);
 /// How many deliveries are claimed at once.
 const CLAIM_MAX: usize = 500;
 /// Whatever claims believe, so often they look at the whole outbox.
@@ -49,6 +52,8 @@ pub(super) struct Post {
     claiming: bool,
     unsettled: Vec<Settlement>,
     claim_at: Option<Instant>,
+    /// When something that waits for its time is due.
+    due_at: BTreeSet<Instant>,
     /// The last claim found something: there may be more behind it in its lanes.
     backlog: bool,
     /// A probe found nothing to send: the next waits until something is due.
@@ -90,6 +95,7 @@ impl Post {
             claiming: false,
             unsettled: Vec::new(),
             claim_at: None,
+            due_at: BTreeSet::new(),
             backlog: false,
             nothing_to_probe: false,
             whole_claim_at: None,
@@ -102,6 +108,7 @@ impl Post {
 
     pub(super) async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
+            self.note_what_is_due();
             self.start_requests();
             self.start_settling();
             self.start_claim();
@@ -122,11 +129,21 @@ impl Post {
                 command = commands.recv() => match command {
                     Some(Command::Accept(parcels)) => parcels.into_iter().for_each(|parcel| self.accept(parcel)),
                     Some(Command::Wake) => self.claim_at = Some(Instant::now()),
+                    Some(Command::WakeAfter(after)) => drop(self.due_at.insert(Instant::now() + after + DUE_MARGIN)),
                     Some(Command::Paused(until, reason)) => self.told_paused(until, &reason),
                     Some(Command::Stop) | None => self.stop(),
                 },
                 () = tokio::time::sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
             }
+        }
+    }
+
+    /// What waited for its time is to be claimed.
+    fn note_what_is_due(&mut self) {
+        let now = Instant::now();
+        while self.due_at.first().is_some_and(|due| *due <= now) {
+            self.due_at.pop_first();
+            self.claim_at = Some(now);
         }
     }
 
@@ -137,11 +154,12 @@ impl Post {
         }
         let now = clock::now();
         let probe = self.gate.closed().map(|closed| Instant::now() + closed.until.saturating_sub(now));
-        match (probe, self.claim_at.filter(|_| !self.claiming)) {
+        let due = self.due_at.first().copied();
+        let claim = self.claim_at.filter(|_| !self.claiming).filter(|claim| *claim > Instant::now());
+        match (probe, claim.into_iter().chain(due).min()) {
             // While the gate is closed only its probe matters.
             (Some(probe), _) if self.gate.allowed(now, 1) == 0 => Some(probe),
-            (_, Some(claim)) if claim > Instant::now() => Some(claim),
-            _ => None,
+            (_, claim) => claim,
         }
     }
 

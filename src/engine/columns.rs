@@ -27,14 +27,19 @@ pub(super) struct DeliveryColumns {
     pub(super) leases: Vec<Option<Duration>>,
     pub(super) unsendable: Vec<Option<String>>,
     pub(super) collapse: Vec<Option<String>>,
+    due: Vec<Option<Timestamp>>,
+    about: Vec<Option<Value>>,
 }
 
 impl DeliveryColumns {
     pub(super) fn push(&mut self, told: &Told, outgoing: &Outgoing, lease: Option<Duration>) {
         self.event_ids.push(told.event.id);
         self.endpoints.push(outgoing.endpoint.clone());
-        self.watches.push(told.event.watch.clone());
-        self.keys.push(told.lane_key.clone());
+        let lane = outgoing.lane(told);
+        self.watches.push(lane.watch);
+        self.keys.push(lane.key);
+        self.due.push(outgoing.due);
+        self.about.push(outgoing.about(told));
         // An array of arrays must be rectangular in SQL; a list as JSON need not be.
         self.channels.push(serde_json::to_string(&outgoing.channels).unwrap_or_else(|_| "[]".to_owned()));
         self.names.push(outgoing.name.clone());
@@ -42,6 +47,11 @@ impl DeliveryColumns {
         self.leases.push(lease);
         self.unsendable.push(outgoing.unsendable.clone());
         self.collapse.push(outgoing.collapse.clone());
+    }
+
+    /// When each is due that waits, and what each is about whose lane does not say it.
+    pub(super) fn waiting(&self) -> (&Vec<Option<Timestamp>>, &Vec<Option<Value>>) {
+        (&self.due, &self.about)
     }
 }
 
@@ -57,6 +67,7 @@ pub(super) struct EventColumns {
     severities: Vec<&'static str>,
     previous: Vec<Option<&'static str>>,
     counts: Vec<i64>,
+    rows: Vec<Option<tokio_postgres::types::Json<Value>>>,
     thresholds: Vec<Option<i64>>,
     percents: Vec<Option<i64>>,
     messages: Vec<Option<String>>,
@@ -80,9 +91,11 @@ impl EventColumns {
             columns.keys.push(Value::Object(event.key.clone()));
             columns.transitions.push(event.transition);
             columns.reasons.push(event.reason);
-            columns.severities.push(event.severity.as_str());
+            let (Some(severity), Some(count)) = (event.severity, event.count) else { continue };
+            columns.rows.push(event.row.clone().map(tokio_postgres::types::Json));
+            columns.severities.push(severity.as_str());
             columns.previous.push(event.previous.map(Severity::as_str));
-            columns.counts.push(event.count);
+            columns.counts.push(count);
             columns.thresholds.push(event.threshold);
             columns.percents.push(event.percent);
             columns.messages.push(event.message.clone());
@@ -91,7 +104,7 @@ impl EventColumns {
         columns
     }
 
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 15] {
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 16] {
         [
             &self.ids,
             &self.episodes,
@@ -108,6 +121,7 @@ impl EventColumns {
             &self.messages,
             &self.ats,
             &self.digests,
+            &self.rows,
         ]
     }
 }
@@ -216,12 +230,46 @@ impl StateColumns {
     }
 }
 
-/// Counted from the rows, never kept in a counter. An alert that escalates in this transaction is unread again.
+/// Counted from the rows, never kept in a counter: of each watch ($1) within the columns ($2, a JSON list) that its alerts
+/// are counted by, as far as somebody is to be told ($4 of $3). An alert that escalates in this transaction ($5) is unread
+/// again.
 pub(super) const UNREAD: &str = "
-    SELECT e.watch, count(*)
-    FROM items_listen.episode e LEFT JOIN items_listen.alert_read r ON r.episode = e.id
-    WHERE e.watch = ANY ($1::text[]) AND (r.read_seq IS DISTINCT FROM e.unread_seq OR e.id = ANY ($2::uuid[]))
-    GROUP BY e.watch";
+    SELECT u.watch, u.within::text, count(*)
+    FROM (SELECT e.watch, ARRAY(SELECT coalesce(e.key -> c.name, 'null') FROM jsonb_array_elements_text(b.columns) WITH ORDINALITY AS c (name, ord)
+                                ORDER BY c.ord) AS parts
+          FROM unnest($1::text[], $2::jsonb[]) AS b (watch, columns)
+          JOIN items_listen.episode e ON e.watch = b.watch
+          LEFT JOIN items_listen.alert_read r ON r.episode = e.id
+          WHERE r.read_seq IS DISTINCT FROM e.unread_seq OR e.id = ANY ($5::uuid[])) AS p,
+         LATERAL (SELECT p.watch, to_jsonb(p.parts) AS within) AS u
+    WHERE (u.watch, u.within) IN (SELECT w.watch, w.within FROM unnest($3::text[], $4::jsonb[]) AS w (watch, within))
+    GROUP BY u.watch, u.within";
+
+/// The row of the last event of each episode.
+pub(super) const ROWS: &str = "
+    SELECT e.id, (SELECT v.row::text FROM items_listen.event v
+                  WHERE v.episode = e.id AND v.row IS NOT NULL ORDER BY v.seq DESC LIMIT 1)
+    FROM unnest($1::uuid[]) AS e (id)";
+
+/// The last that each audience was told, and that is still to be told if nobody has tried it yet.
+pub(super) const AUDIENCES: &str = "
+    SELECT a.endpoint, a.lane, a.last_due, d.id, d.body
+    FROM unnest($1::text[], $2::text[]) AS w (endpoint, lane)
+    JOIN items_listen.audience a ON a.endpoint = w.endpoint AND a.lane = w.lane
+    LEFT JOIN LATERAL (SELECT d.id, d.body FROM items_listen.delivery d
+                       WHERE d.id = a.delivery AND d.state = 'pending' AND d.attempts = 0 AND d.lease IS NULL
+                       FOR UPDATE SKIP LOCKED) AS d ON true";
+
+/// What an audience is to be told takes later changes in.
+pub(super) const REPLACE: &str = "
+    UPDATE items_listen.delivery d SET body = n.body, event_id = n.event_id, about = n.about
+    FROM unnest($1::bigint[], $2::text[], $3::uuid[], $4::jsonb[]) AS n (id, body, event_id, about)
+    WHERE d.id = n.id";
+
+pub(super) const AUDIENCE: &str = "
+    INSERT INTO items_listen.audience (endpoint, lane, last_due, delivery)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[])
+    ON CONFLICT (endpoint, lane) DO UPDATE SET last_due = excluded.last_due, delivery = excluded.delivery";
 
 /// What is unsettled in these lanes.
 pub(super) const LANES: &str = "
@@ -253,25 +301,25 @@ pub(super) const CHANGE: &str = "
 
 pub(super) const EVENTS: &str = "
     INSERT INTO items_listen.event
-           (id, episode, seq, watch, key, transition, reason, severity, previous, count, threshold, percent, message, at, digest)
+           (id, episode, seq, watch, key, transition, reason, severity, previous, count, threshold, percent, message, at, digest, row)
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::jsonb[], $6::text[], $7::text[], $8::text[],
-                         $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::timestamptz[], $15::bool[])";
+                         $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::timestamptz[], $15::bool[], $16::json[])";
 
 /// In the order given: ids grow along each lane.
 pub(super) const DELIVERIES: &str = "
     INSERT INTO items_listen.delivery
            (event_id, endpoint, watch, key, channels, event, body, state, due_at, lease, lease_until, leased_by,
-            created_at, settled_at, reason, answer, collapse)
+            created_at, settled_at, reason, answer, collapse, about)
     SELECT d.event_id, d.endpoint, d.watch, d.key, ARRAY(SELECT jsonb_array_elements_text(d.channels::jsonb)), d.event, d.body,
-           CASE WHEN d.unsendable IS NULL THEN 'pending' ELSE 'dead' END, now.at,
+           CASE WHEN d.unsendable IS NULL THEN 'pending' ELSE 'dead' END, coalesce(d.due, now.at),
            CASE WHEN d.lease IS NOT NULL THEN $10::uuid END, now.at + make_interval(secs => d.lease),
            CASE WHEN d.lease IS NOT NULL THEN $11::uuid END, now.at,
            CASE WHEN d.unsendable IS NOT NULL THEN now.at END, CASE WHEN d.unsendable IS NOT NULL THEN $12::text END, d.unsendable,
-           d.collapse
+           d.collapse, d.about
     FROM (SELECT clock_timestamp() AS at) AS now,
          unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::text[],
-                $13::text[])
-         WITH ORDINALITY AS d (event_id, endpoint, watch, key, channels, event, body, lease, unsendable, collapse, ord)
+                $13::text[], $14::timestamptz[], $15::jsonb[])
+         WITH ORDINALITY AS d (event_id, endpoint, watch, key, channels, event, body, lease, unsendable, collapse, due, about, ord)
     ORDER BY d.ord
     RETURNING id";
 
@@ -299,7 +347,7 @@ pub(super) const STORM: &str = "
 pub(super) const DIGEST: &str = "
     DECLARE digest NO SCROLL CURSOR FOR
     SELECT e.id, e.episode, e.seq, e.key, e.transition, e.reason, e.severity, e.previous, e.count, e.threshold, e.percent,
-           e.message, e.at, e.digest
+           e.message, e.at, e.digest, e.row
     FROM (SELECT *, bool_or(digest) OVER (PARTITION BY key) AS is_in FROM items_listen.event
           WHERE watch = {watch} AND seq >= {from_seq} AND previous IS NOT NULL) AS e
     WHERE e.is_in

@@ -3,16 +3,18 @@
 //! No I/O: the state machine is `evaluate`, this puts its answer beside the key it is about.
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Received, Served};
 use crate::evaluate::{Change, Reading, State, step};
+use crate::event::rule;
 use crate::severity::Severity;
-use crate::watch::Key;
+use crate::watch::{Key, Measure, Watch};
 
 /// The value of `count.dirty` that says: a threshold or policy changed.
-const DIRTY_REJUDGED: i16 = 2;
+pub const DIRTY_REJUDGED: i16 = 2;
 
 /// What is to be written about one key.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct Decision {
     pub state_changed: bool,
     /// The severity of this reading, for rules that pass every reading on.
     pub severity_now: Severity,
+    /// The row of the reading, where it has one, as JSON.
+    pub row: Option<String>,
     /// Its transition is part of a storm: it is told in a digest.
     pub digest: bool,
 }
@@ -54,8 +58,52 @@ pub struct Manual {
     pub key: Key,
     /// The count to classify.
     pub count: i64,
+    /// The threshold in force for its key.
+    pub threshold: Option<i64>,
+    /// The row of its key, where there is one.
+    pub row: Option<Value>,
     /// Its event's number.
     pub seq: i64,
+}
+
+/// A change of a row.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// `items_listen.watch.id`.
+    pub watch: i32,
+    /// Which key, as text.
+    pub key: String,
+    /// What happened.
+    pub change: rule::Change,
+    /// The columns that rules name, as they were.
+    pub old: Option<Map<String, Value>>,
+    /// … and as they are.
+    pub new: Option<Map<String, Value>>,
+    /// Its event's number.
+    pub seq: i64,
+}
+
+impl Changed {
+    /// A row of `sql/changes.sql`; `None` where it tells of nothing.
+    pub fn read(served: &Served, row: &Row) -> Option<Changed> {
+        let word: &str = row.get("change");
+        let change = rule::Change::ALL.into_iter().find(|change| change.as_str() == word)?;
+        // Columns that are named since it was written are null.
+        let columns = served.watch.change_columns();
+        let object = |name: &str| {
+            let object: Map<String, Value> = serde_json::from_str(row.get::<_, Option<&str>>(name)?).ok()?;
+            let missing =
+                columns.iter().filter(|column| !object.contains_key(*column)).map(|column| (column.clone(), Value::Null));
+            Some(missing.collect::<Map<_, _>>().into_iter().chain(object.clone()).collect())
+        };
+        let (old, new) = (object("old"), object("new"));
+        Some(Changed { watch: served.id, key: row.get("key"), change, old, new, seq: row.get("seq") })
+    }
+
+    /// The row as it is, or was last.
+    pub fn row(&self) -> Option<&Map<String, Value>> {
+        self.new.as_ref().or(self.old.as_ref())
+    }
 }
 
 /// Everything that one transaction is to write.
@@ -71,6 +119,8 @@ pub struct Evaluated {
     pub empty: Vec<(i32, String)>,
     /// A manual trigger.
     pub manual: Option<Manual>,
+    /// Changes of rows that somebody is to be told.
+    pub changes: Vec<Changed>,
     /// Watches with a digest that is due.
     pub storms: Vec<i32>,
 }
@@ -90,17 +140,26 @@ pub fn folded(served: &Served, row: &Row, now: Timestamp, silent: bool, into: &m
     if was_dirty > 0 {
         into.clean.push((served.id, key.to_owned()));
     }
-    let count: i64 = row.get("rows");
     let watch = &served.watch;
-    // Without overrides the threshold needs no key, and a key that has nothing to say needs no parsing.
-    let parsed = (!watch.thresholds.is_empty()).then(|| watch.key_from_text(key));
-    let threshold = parsed.as_ref().map_or(watch.threshold, |key| watch.threshold_of(key));
-    let reading = Reading { count, threshold, gone: false, rejudged: was_dirty == DIRTY_REJUDGED };
+    let (rows, sum): (i64, i64) = (row.get("rows"), row.get("sum"));
+    let count = if watch.measure == Measure::Rows { rows } else { sum };
+    let gone = watch.measure.is_value() && rows == 0;
+    let threshold = match (watch.threshold_column.is_some() && rows != 0, row.get("is_edited")) {
+        (true, _) => row.get("own_threshold"),
+        (false, true) => row.get("edited_threshold"),
+        // Without overrides the threshold needs no key, and a key that has nothing to say needs no parsing.
+        (false, false) if watch.thresholds.is_empty() => watch.threshold,
+        (false, false) => watch.threshold_of(&watch.key_from_text(key)),
+    };
+    let rejudged = was_dirty == DIRTY_REJUDGED || row.get::<_, Option<bool>>("rejudged").unwrap_or(false);
+    let reading = Reading { count, threshold, gone, rejudged };
     let (next, change) = step(&state, reading, &watch.policy, now);
 
-    let keyed = !watch.key.is_empty();
+    let keyed = !watch.key().is_empty();
     let nothing_open = next.severity == Severity::Info && next.deadline.is_none();
-    if keyed && count == 0 && nothing_open && !watch.policy.scale.compare.is_low() {
+    // A stock of 0 is to be remembered; an item that is gone has none.
+    let forgettable = watch.measure.is_value() || !watch.policy.scale.compare.is_low();
+    if keyed && rows == 0 && sum == 0 && nothing_open && forgettable {
         into.empty.push((served.id, key.to_owned()));
     }
     let publishes_readings = watch.rules.iter().any(|rule| rule.on.reading());
@@ -110,15 +169,46 @@ pub fn folded(served: &Served, row: &Row, now: Timestamp, silent: bool, into: &m
     let mut decision = decision(served, key.to_owned(), count, threshold, next, row.get("episode"), change, row.get("seq"));
     decision.silent = silent;
     decision.state_changed = next != state;
+    decision.row = row.get("row");
     into.decisions.push(decision);
 }
 
-/// Evaluates one reading that an application sent.
-pub fn received(served: &Served, reading: &Received, state: &State, episode: Option<Uuid>, seq: i64, now: Timestamp) -> Decision {
-    let threshold = served.watch.threshold_of(&reading.key);
-    let evaluated = Reading { count: reading.count, threshold, gone: false, rejudged: false };
-    let (next, change) = step(state, evaluated, &served.watch.policy, now);
-    decision(served, reading.key.text.clone(), reading.count, threshold, next, episode, change, seq)
+/// The row of a key of which none is known: what templates name is null.
+pub fn row_of_none(watch: &Watch) -> Option<String> {
+    let columns = watch.row_columns();
+    let nulls: Map<String, Value> = columns.into_iter().map(|column| (column, Value::Null)).collect();
+    if nulls.is_empty() { None } else { serde_json::to_string(&nulls).ok() }
+}
+
+/// What is known of a key when a reading of it is received.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Where the state machine stands.
+    pub state: State,
+    /// The open episode.
+    pub episode: Option<Uuid>,
+    /// A threshold or policy changed since it was evaluated last.
+    pub rejudged: bool,
+    /// What the table `threshold` says of it.
+    pub edited: Option<Option<i64>>,
+}
+
+/// Evaluates one reading that was received; `None` where there is nothing to write or to say.
+pub fn received(served: &Served, reading: &Received, known: &mut Known, seq: i64, now: Timestamp) -> Option<Decision> {
+    let watch = &served.watch;
+    let threshold = reading.threshold.or(known.edited).unwrap_or_else(|| watch.threshold_of(&reading.key));
+    let evaluated = Reading { count: reading.count, threshold, gone: reading.gone, rejudged: known.rejudged };
+    let (next, change) = step(&known.state, evaluated, &watch.policy, now);
+    let publishes_readings = !reading.gone && watch.rules.iter().any(|rule| rule.on.reading());
+    if next == known.state && change.is_none() && !publishes_readings {
+        return None;
+    }
+    let key = reading.key.text.clone();
+    let mut decision = decision(served, key, reading.count, threshold, next, known.episode, change, seq);
+    decision.state_changed = next != known.state;
+    decision.row = reading.row.as_ref().and_then(|row| serde_json::to_string(row).ok());
+    (known.state, known.episode, known.rejudged) = (decision.state, decision.episode, false);
+    Some(decision)
 }
 
 #[expect(clippy::too_many_arguments, reason = "it only puts side by side what its two callers have")]
@@ -150,6 +240,7 @@ fn decision(
         silent: false,
         state_changed: true,
         severity_now: served.watch.policy.scale.classify(count, threshold).unwrap_or(Severity::Info),
+        row: None,
         digest: false,
     }
 }

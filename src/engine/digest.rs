@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use super::Served;
@@ -19,8 +20,8 @@ use super::tell::{self, Told, outgoing};
 use super::write::Telling;
 use crate::error::Error;
 use crate::evaluate::{Reason, Transition};
-use crate::event::Event;
 use crate::event::rule::Rule;
+use crate::event::{Event, Facts};
 use crate::severity::Severity;
 use crate::storm::{Storm, Window};
 use crate::watch::{Key, short_hash};
@@ -41,13 +42,12 @@ struct Stored {
 /// Tells the digests that are due, then decides which of these decisions' transitions wait for the next.
 pub(super) async fn tell_and_admit(
     told: &mut Telling<'_>,
-    served: &HashMap<i32, Served>,
+    all: &HashMap<i32, Served>,
     evaluated: &mut Evaluated,
-    unread: &HashMap<String, i64>,
     now: Timestamp,
 ) -> Result<(), Error> {
     let mut watches = evaluated.storms.clone();
-    let stormy = |id: i32| served.get(&id).is_some_and(|served| served.watch.storm.is_some());
+    let stormy = |id: i32| all.get(&id).is_some_and(|served| served.watch.storm.is_some());
     watches.extend(evaluated.decisions.iter().map(|decision| decision.watch).filter(|id| stormy(*id)));
     watches.sort_unstable();
     watches.dedup();
@@ -57,14 +57,14 @@ pub(super) async fn tell_and_admit(
     let mut stored: HashMap<i32, Stored> =
         told.client.query(&told.writer.storms, &[&watches]).await?.iter().map(Stored::read).collect();
     for id in watches {
-        let Some(served) = served.get(&id) else { continue };
+        let Some(served) = all.get(&id) else { continue };
         let mut state = stored.remove(&id);
         let before = state.as_ref().map(|state| (state.window, state.from_seq));
         if let Some(state) = &mut state
             && let Some(from_seq) = state.from_seq
             && state.window.due_at.is_some_and(|due_at| due_at <= now)
         {
-            tell_due(told, served, from_seq, unread.get(served.watch.name.as_str()).copied(), now).await?;
+            tell_due(told, all, served, evaluated, from_seq, now).await?;
             (state.window.due_at, state.from_seq) = (None, None);
         }
         if let Some(storm) = served.watch.storm {
@@ -134,9 +134,10 @@ type Passage = Vec<(Event, Transition, Severity, bool)>;
 /// Writes one digest per rule and set of channels.
 async fn tell_due(
     told: &mut Telling<'_>,
+    all: &HashMap<i32, Served>,
     served: &Served,
+    evaluated: &Evaluated,
     from_seq: i64,
-    unread: Option<i64>,
     now: Timestamp,
 ) -> Result<(), Error> {
     let mut groups = Groups::new(served);
@@ -147,7 +148,7 @@ async fn tell_due(
     loop {
         let page = told.client.query(&format!("FETCH {PAGE} FROM digest"), &[]).await?;
         for row in &page {
-            let Some((event, transition, previous)) = read(served, row, unread) else { continue };
+            let Some((event, transition, previous)) = read(served, row) else { continue };
             if passage.last().is_some_and(|(before, ..)| before.key != event.key) {
                 groups.add(served, &std::mem::take(&mut passage));
             }
@@ -160,16 +161,20 @@ async fn tell_due(
     groups.add(served, &passage);
     told.client.batch_execute("CLOSE digest").await?;
     let groups = groups.found;
+    let wants = if served.wants_unread() { groups.len() } else { 0 };
+    let within: Vec<_> = groups.values().take(wants).map(|group| (served, group.common.clone().unwrap_or_default())).collect();
+    let unread = told.writer.count_unread(told.client, all, &within, evaluated).await?;
     let seqs = told.client.query(&told.writer.seqs, &[&i64::try_from(groups.len()).unwrap_or(i64::MAX)]).await?;
     let mut seqs = seqs.iter().map(|row| row.get::<_, i64>(0));
     let mut chunk = Vec::new();
     for ((index, channels), group) in groups {
+        let unread = unread.of(&served.watch, group.common.as_ref().unwrap_or(&Map::new()));
         chunk.push(group.tell(served, index, channels, seqs.next().unwrap_or_default(), unread, now));
         if chunk.len() == CHUNK {
             told.store(&std::mem::take(&mut chunk)).await?;
         }
     }
-    told.store(&chunk).await
+    told.store(&chunk).await.map(drop)
 }
 
 /// The digests of one watch: one per rule, by its place, and set of channels.
@@ -189,10 +194,9 @@ impl Groups {
     fn add(&mut self, served: &Served, passage: &Passage) {
         let low = served.watch.policy.scale.compare.is_low();
         for (index, rule) in served.watch.rules.iter().enumerate() {
-            let last = passage
-                .iter()
-                .rev()
-                .find(|(event, transition, previous, _)| rule.wants_transition(*transition, *previous, event.severity));
+            let last = passage.iter().rev().find(|(event, transition, previous, _)| {
+                rule.wants_transition(*transition, *previous, event.severity.unwrap_or(Severity::Info))
+            });
             let Some((event, _, _, true)) = last else { continue };
             let channels = if self.constant[index] { None } else { Some(rule.channels_of(event)) };
             if channels.as_ref().is_none_or(|channels| *channels != Ok(Vec::new())) {
@@ -203,19 +207,20 @@ impl Groups {
 }
 
 /// An event as it was written, the transition that it is about, and the severity before it.
-fn read(served: &Served, row: &Row, unread: Option<i64>) -> Option<(Event, Transition, Severity)> {
+fn read(served: &Served, row: &Row) -> Option<(Event, Transition, Severity)> {
     let severity = |name: &str| Severity::ALL.into_iter().find(|severity| severity.as_str() == name);
     let transition = Transition::ALL.into_iter().find(|transition| transition.as_str() == row.get::<_, &str>("transition"))?;
     let reason = row.get::<_, Option<&str>>("reason");
     let previous = severity(row.get("previous"))?;
     let Value::Object(object) = row.get("key") else { return None };
     let key = Key { text: String::new(), object };
-    let mut event = tell::event(served, &key, row.get("count"), row.get("threshold"), row.get("seq"), row.get("at"), unread);
+    let mut event = tell::event(served, &key, row.get("count"), row.get("threshold"), row.get("seq"), row.get("at"), None);
     event.id = row.get::<_, Uuid>("id");
     event.alert = row.get("episode");
     event.transition = transition.as_str();
     event.reason = Reason::ALL.into_iter().find(|known| Some(known.as_str()) == reason).map(Reason::as_str);
-    event.severity = severity(row.get("severity"))?;
+    event.severity = Some(severity(row.get("severity"))?);
+    event.row = row.get::<_, Option<Json<Value>>>("row").map(|Json(row)| row);
     event.previous = Some(previous);
     event.message = row.get("message");
     Some((event, transition, previous))
@@ -235,7 +240,7 @@ struct Group {
 impl Group {
     fn add(&mut self, event: &Event, low: bool) {
         self.keys += 1;
-        self.by_severity[event.severity as usize] += 1;
+        self.by_severity[event.severity.map_or(0, |severity| severity as usize)] += 1;
         match &mut self.common {
             None => self.common = Some(event.key.clone()),
             Some(common) => {
@@ -264,22 +269,23 @@ impl Group {
             && let Some(only) = self.worst.pop()
         {
             // One alone is told as what it is.
-            let lane_key = Key::from_object(&served.watch.key, &only.key).map_or(lane, |key| key.text);
-            let parcels = outgoing(rule, &only, rule.render(&only));
+            let lane_key = Key::from_object(served.watch.key(), &only.key).map_or(lane, |key| key.text);
+            let only = Event { unread_count: unread, ..only };
+            let parcels = outgoing(rule, &only, &Facts::default());
             return Told { event: only, lane_key, parcels, digest: false, stored: true };
         }
         let key = Key { text: lane, object: self.common.take().unwrap_or_default() };
         let mut event = tell::event(served, &key, self.keys, None, seq, now, unread);
         event.transition = "digest";
-        event.severity = self.worst.first().map_or(Severity::Info, |event| event.severity);
+        event.severity = self.worst.first().and_then(|event| event.severity).or(Some(Severity::Info));
         event.message = Some(self.message(&served.watch.name));
-        event.row = Some(self.details());
+        event.row = Some(self.details(&served.watch.row_columns()));
         let rendered = match channels {
-            None => rule.render(&event),
+            None => rule.render(&event, &Facts::default()),
             Some(Ok(channels)) => rule.render_to(&event, channels),
             Some(Err(what)) => Err(what),
         };
-        Told { lane_key: key.text, parcels: outgoing(rule, &event, rendered), event, digest: false, stored: false }
+        Told { lane_key: key.text, parcels: tell::rendered(rule, &event, rendered), event, digest: false, stored: false }
     }
 
     /// How many keys now have each severity.
@@ -293,13 +299,15 @@ impl Group {
         let worst = self.worst.first().map_or_else(String::new, |event| {
             let key = Key { text: String::new(), object: event.key.clone() };
             let of = event.threshold.map_or_else(String::new, |threshold| format!(" of {threshold}"));
-            format!("; worst {} at {}{of}", key.display(), event.count)
+            format!("; worst {} at {}{of}", key.display(), event.count.unwrap_or_default())
         });
         format!("{watch}: {} keys at once: {}{worst}", self.keys, counts.join(", "))
     }
 
-    fn details(&self) -> Value {
-        let mut details = Map::from_iter([("keys".to_owned(), json!(self.keys))]);
+    /// What a template names of a row is there, if only as null: many keys have many rows.
+    fn details(&self, columns: &[String]) -> Value {
+        let mut details: Map<String, Value> = columns.iter().map(|column| (column.clone(), Value::Null)).collect();
+        details.insert("keys".to_owned(), json!(self.keys));
         details.extend(self.counts().map(|(severity, count)| (severity.as_str().to_owned(), json!(count))));
         let worst = self.worst.iter().map(|event| {
             json!({

@@ -1,19 +1,21 @@
 //! Writes what was decided: episodes, events, deliveries, states; and, once the COMMIT is acknowledged,
 //! hands the deliveries that were born leased to the dispatcher's memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value, json};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use super::Served;
+use super::ask::Asker;
 use super::columns::{self, DeliveryColumns, EpisodeColumns, EventColumns, StateColumns};
-use super::decide::{Decision, Evaluated};
+use super::decide::{Changed, Decision, Evaluated, row_of_none};
 use super::digest;
-use super::tell::{self, Told, all, lane, sendable};
+use super::tell::{self, Seen, Told, all, sendable};
 use crate::chaos::{self, Mutation, point};
 use crate::db::schema::Schema;
 use crate::dispatch::Dispatch;
@@ -21,6 +23,7 @@ use crate::error::Error;
 use crate::evaluate::Transition;
 use crate::outbox::{Lane, Parcel};
 use crate::pusher::classify::Reason;
+use crate::watch::Watch;
 
 /// So many decisions are told and inserted at a time.
 const DECISIONS_PER_CHUNK: usize = 500;
@@ -32,6 +35,10 @@ pub(super) struct Writer {
     instance: Uuid,
     dispatch: Dispatch,
     unread: Statement,
+    rows: Statement,
+    pub(super) audiences: Statement,
+    pub(super) replace: Statement,
+    pub(super) audience: Statement,
     lanes: Statement,
     raise: Statement,
     change: Statement,
@@ -55,6 +62,10 @@ impl Writer {
             instance,
             dispatch,
             unread: prepare(columns::UNREAD).await?,
+            rows: prepare(columns::ROWS).await?,
+            audiences: prepare(columns::AUDIENCES).await?,
+            replace: prepare(columns::REPLACE).await?,
+            audience: prepare(columns::AUDIENCE).await?,
             lanes: prepare(columns::LANES).await?,
             raise: prepare(columns::RAISE).await?,
             change: prepare(columns::CHANGE).await?,
@@ -72,24 +83,25 @@ impl Writer {
         })
     }
 
-    /// Writes everything and commits.
+    /// Writes everything and commits. Gives the watch whose lookup cannot be asked, if one cannot: nothing is committed then.
     pub(super) async fn write(
         &self,
         client: &Client,
+        asker: &mut Asker,
         served: &HashMap<i32, Served>,
         mut evaluated: Evaluated,
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Refused>, Error> {
+        self.recall_rows(client, served, &mut evaluated.decisions).await?;
         let unread = self.unread(client, served, &evaluated).await?;
-        let mut told = Telling::new(self, client);
-        digest::tell_and_admit(&mut told, served, &mut evaluated, &unread, now).await?;
+        let mut told = Telling::new(self, client, now);
+        digest::tell_and_admit(&mut told, served, &mut evaluated, now).await?;
         // Chunk by chunk: a storm takes no more memory than one, and the server is not left waiting in a transaction.
         for chunk in evaluated.decisions.chunks(DECISIONS_PER_CHUNK) {
-            let mut events = Vec::new();
-            for decision in chunk.iter().filter(|decision| !decision.silent) {
-                let Some(served) = served.get(&decision.watch) else { continue };
-                events.extend(tell::decision(served, decision, unread.get(served.watch.name.as_str()).copied(), now));
-            }
+            let events = match decided(asker, served, chunk, &unread, now).await {
+                Ok(events) => events,
+                Err(refused) => return Ok(Some(refused)),
+            };
             told.store(&events).await?;
             point!("fold.deliveries");
             let messages = events.into_iter().filter_map(|told| Some((told.event.alert?, told.event.message?))).collect();
@@ -98,6 +110,14 @@ impl Writer {
             if !chaos::is(Mutation::StateOutsideTransaction) {
                 self.store_states(client, chunk).await?;
             }
+        }
+        for chunk in evaluated.changes.chunks(DECISIONS_PER_CHUNK) {
+            let events = match changed(asker, served, chunk, &unread, now).await {
+                Ok(events) => events,
+                Err(refused) => return Ok(Some(refused)),
+            };
+            told.tell_audiences(events).await?;
+            point!("fold.changes");
         }
         let born = told.born;
         point!("fold.states");
@@ -109,28 +129,52 @@ impl Writer {
             self.store_states(client, &evaluated.decisions).await?;
             client.batch_execute("BEGIN").await?;
         }
-        self.commit(client, born).await
+        self.commit(client, born).await?;
+        Ok(None)
     }
 
     /// Writes a manual trigger and commits; gives the ids of its deliveries.
     pub(super) async fn write_manual(
         &self,
         client: &Client,
+        asker: &mut Asker,
         served: &HashMap<i32, Served>,
         evaluated: Evaluated,
         now: Timestamp,
     ) -> Result<Vec<i64>, Error> {
         let unread = self.unread(client, served, &evaluated).await?;
-        let mut told = Telling::new(self, client);
+        let mut told = Telling::new(self, client, now);
         if let Some(manual) = &evaluated.manual
             && let Some(served) = served.get(&manual.watch)
         {
-            told.store(&[tell::manual(served, manual, unread.get(served.watch.name.as_str()).copied(), now)]).await?;
+            let row = manual.row.as_ref().and_then(Value::as_object);
+            let lookup = ask(asker, served, &manual.key.object, row).await.map_err(|refused| Error::Failed(refused.why))?;
+            let seen = Seen { unread: unread.of(&served.watch, &manual.key.object), lookup: lookup.as_ref() };
+            told.store(&[tell::manual(served, manual, seen, now)]).await?;
         }
         let born = told.born;
         let ids = born.ids.clone();
         self.commit(client, born).await?;
         Ok(ids)
+    }
+
+    /// A row that is gone is as it was when it was last told of: whoever had it is to hear of its end.
+    async fn recall_rows(&self, client: &Client, served: &HashMap<i32, Served>, decisions: &mut [Decision]) -> Result<(), Error> {
+        let has_row = |decision: &Decision| served.get(&decision.watch).is_some_and(|served| served.watch.has_row());
+        let rowless =
+            || decisions.iter().filter(|decision| decision.row.is_none() && decision.change.is_some() && has_row(decision));
+        let episodes: Vec<Uuid> = rowless().filter_map(|decision| decision.about).collect();
+        if episodes.is_empty() {
+            return Ok(());
+        }
+        let rows = client.query(&self.rows, &[&episodes]).await?;
+        let last: HashMap<Uuid, Option<String>> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        for decision in decisions.iter_mut().filter(|decision| decision.row.is_none() && decision.change.is_some()) {
+            let Some(served) = served.get(&decision.watch).filter(|served| served.watch.has_row()) else { continue };
+            let known = decision.about.and_then(|episode| last.get(&episode).cloned().flatten());
+            decision.row = known.or_else(|| row_of_none(&served.watch));
+        }
+        Ok(())
     }
 
     async fn commit(&self, client: &Client, born: Born) -> Result<(), Error> {
@@ -147,39 +191,57 @@ impl Writer {
             self.dispatch.trust(token);
         }
         born.waiting.iter().for_each(|endpoint| self.dispatch.wake(endpoint));
+        born.later.iter().for_each(|(endpoint, after)| self.dispatch.wake_after(endpoint, *after));
         Ok(())
     }
 
-    /// Alerts that nobody has read, per watch, as they will be once this transaction is committed.
-    async fn unread(
+    /// Alerts that nobody has read, as they will be once this transaction is committed.
+    async fn unread(&self, client: &Client, served: &HashMap<i32, Served>, evaluated: &Evaluated) -> Result<Unread, Error> {
+        let decided = evaluated.decisions.iter().map(|decision| (decision.watch, decision.key.as_str()));
+        let changed = evaluated.changes.iter().map(|changed| (changed.watch, changed.key.as_str()));
+        let manual = evaluated.manual.iter().map(|manual| (manual.watch, manual.key.text.as_str()));
+        let mut wanted = Vec::new();
+        for (watch, key) in decided.chain(changed).chain(manual) {
+            let Some(served) = served.get(&watch).filter(|served| served.wants_unread()) else { continue };
+            wanted.push((served, served.watch.key_from_text(key).object));
+        }
+        self.count_unread(client, served, &wanted, evaluated).await
+    }
+
+    /// The same for these watches and keys.
+    pub(super) async fn count_unread(
         &self,
         client: &Client,
         served: &HashMap<i32, Served>,
+        wanted: &[(&Served, Map<String, Value>)],
         evaluated: &Evaluated,
-    ) -> Result<HashMap<String, i64>, Error> {
-        let watches = evaluated.decisions.iter().map(|decision| decision.watch);
-        let watches = watches.chain(evaluated.manual.iter().map(|manual| manual.watch)).chain(evaluated.storms.iter().copied());
-        let wanting = watches.filter_map(|id| served.get(&id)).filter(|served| served.watch.wants_unread());
-        let mut names: Vec<&str> = wanting.map(|served| served.watch.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        if names.is_empty() {
-            return Ok(HashMap::new());
+    ) -> Result<Unread, Error> {
+        let escalated: Vec<Uuid> = of(evaluated, Transition::Escalated).filter_map(|decision| decision.about).collect();
+        let mut unread = Unread::default();
+        let (mut by, mut within) = (BTreeMap::new(), BTreeSet::new());
+        for (served, key) in wanted {
+            let watch = &served.watch;
+            by.entry(watch.name.clone()).or_insert_with(|| json!(watch.unread_by));
+            within.insert((watch.name.clone(), Unread::within(watch, key)));
         }
-        let of = |transition: Transition| {
-            let changed = evaluated
-                .decisions
-                .iter()
-                .filter(move |decision| decision.change.is_some_and(|change| change.transition == transition));
-            changed.filter(|decision| !decision.silent)
-        };
-        let escalated: Vec<Uuid> = of(Transition::Escalated).filter_map(|decision| decision.about).collect();
-        let rows = client.query(&self.unread, &[&names, &escalated]).await?;
-        let mut unread: HashMap<String, i64> = names.iter().map(|name| ((*name).to_owned(), 0)).collect();
-        unread.extend(rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, i64>(1))));
-        for raised in of(Transition::Raised) {
+        if by.is_empty() {
+            return Ok(unread);
+        }
+        let (watches, columns): (Vec<String>, Vec<Value>) = by.into_iter().unzip();
+        let parts: Vec<Value> = within.iter().map(|(_, within)| serde_json::from_str(within).unwrap_or_default()).collect();
+        let names: Vec<&str> = within.iter().map(|(watch, _)| watch.as_str()).collect();
+        let rows = client.query(&self.unread, &[&watches, &columns, &names, &parts, &escalated]).await?;
+        for row in rows {
+            // As we write it, not as jsonb does.
+            let parts: Value = serde_json::from_str(row.get(1)).unwrap_or_default();
+            unread.0.insert((row.get(0), parts.to_string()), row.get(2));
+        }
+        for group in within {
+            unread.0.entry(group).or_insert(0);
+        }
+        for raised in of(evaluated, Transition::Raised) {
             if let Some(served) = served.get(&raised.watch) {
-                *unread.entry(served.watch.name.clone()).or_default() += 1;
+                unread.add(&served.watch, &served.watch.key_from_text(&raised.key).object);
             }
         }
         Ok(unread)
@@ -202,6 +264,7 @@ impl Writer {
         }
         let seconds = |lease: Duration| (!chaos::is(Mutation::BornUnleased)).then_some(lease.as_secs_f64());
         let leases: Vec<Option<f64>> = columns.leases.iter().map(|lease| lease.and_then(seconds)).collect();
+        let (due, about) = columns.waiting();
         let parameters: &Parameters<'_> = &[
             &columns.event_ids,
             &columns.endpoints,
@@ -216,6 +279,8 @@ impl Writer {
             &self.instance,
             &Reason::Unsendable.as_str(),
             &columns.collapse,
+            due,
+            about,
         ];
         let rows = client.query(&self.deliveries, parameters).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -276,11 +341,13 @@ pub(super) struct Telling<'a> {
     /// Leases are counted from before they are sent.
     before: Duration,
     lanes: HashMap<(String, Lane), Birth>,
-    born: Born,
+    pub(super) born: Born,
+    /// The database's time of the fold.
+    pub(super) now: Timestamp,
 }
 
 impl<'a> Telling<'a> {
-    fn new(writer: &'a Writer, client: &'a Client) -> Telling<'a> {
+    fn new(writer: &'a Writer, client: &'a Client, now: Timestamp) -> Telling<'a> {
         Telling {
             writer,
             client,
@@ -288,12 +355,14 @@ impl<'a> Telling<'a> {
             before: crate::dispatch::clock::now(),
             lanes: HashMap::new(),
             born: Born::default(),
+            now,
         }
     }
 
-    pub(super) async fn store(&mut self, chunk: &[Told]) -> Result<(), Error> {
+    /// Stores events and deliveries. Gives the deliveries' ids, in the order of the chunk.
+    pub(super) async fn store(&mut self, chunk: &[Told]) -> Result<Vec<i64>, Error> {
         if chunk.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.look_up_lanes(chunk).await?;
         self.insert(chunk).await
@@ -305,15 +374,15 @@ impl<'a> Telling<'a> {
         let dispatch = &self.writer.dispatch;
         let (mut endpoints, mut watches, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         for (told, outgoing) in sendable(chunk) {
-            let lane = (outgoing.endpoint.clone(), lane(told));
+            let lane = (outgoing.endpoint.clone(), outgoing.lane(told));
             if self.lanes.contains_key(&lane) {
                 continue;
             }
             let room = dispatch.has_room(&outgoing.endpoint, self.born.parcels.len());
             if room {
                 endpoints.push(outgoing.endpoint.clone());
-                watches.push(told.event.watch.clone());
-                keys.push(told.lane_key.clone());
+                watches.push(lane.1.watch.clone());
+                keys.push(lane.1.key.clone());
             }
             self.lanes.insert(lane, Birth { leased: room, after: None });
         }
@@ -329,13 +398,14 @@ impl<'a> Telling<'a> {
         Ok(())
     }
 
-    async fn insert(&mut self, chunk: &[Told]) -> Result<(), Error> {
+    async fn insert(&mut self, chunk: &[Told]) -> Result<Vec<i64>, Error> {
         let dispatch = &self.writer.dispatch;
         let events = EventColumns::of(chunk);
         let mut columns = DeliveryColumns::default();
         for (told, outgoing) in all(chunk) {
             let leased = outgoing.unsendable.is_none()
-                && self.lanes.get(&(outgoing.endpoint.clone(), lane(told))).is_some_and(|birth| birth.leased);
+                && outgoing.due.is_none()
+                && self.lanes.get(&(outgoing.endpoint.clone(), outgoing.lane(told))).is_some_and(|birth| birth.leased);
             columns.push(told, outgoing, leased.then(|| dispatch.lease(&outgoing.endpoint)));
         }
         let event_parameters = events.parameters();
@@ -349,12 +419,15 @@ impl<'a> Telling<'a> {
         for ((told, outgoing), (id, lease)) in all(chunk).zip(ids.iter().zip(&columns.leases)) {
             self.born.ids.push(*id);
             let Some(lease) = lease else {
-                if outgoing.unsendable.is_none() && !dispatch.is_held() {
+                if let Some(due) = outgoing.due {
+                    let after = Duration::try_from(due.duration_since(self.now)).unwrap_or_default();
+                    self.born.later.push((outgoing.endpoint.clone(), after));
+                } else if outgoing.unsendable.is_none() && !dispatch.is_held() {
                     self.born.waiting.insert(outgoing.endpoint.clone());
                 }
                 continue;
             };
-            let lane = lane(told);
+            let lane = outgoing.lane(told);
             let birth = self.lanes.get_mut(&(outgoing.endpoint.clone(), lane.clone()));
             let parcel = Parcel {
                 id: *id,
@@ -373,7 +446,7 @@ impl<'a> Telling<'a> {
             self.born.token = Some(self.token);
             self.born.parcels.push((outgoing.endpoint.clone(), parcel));
         }
-        Ok(())
+        Ok(ids)
     }
 }
 
@@ -393,13 +466,107 @@ impl Telling<'_> {
 
 /// What was inserted.
 #[derive(Default)]
-struct Born {
+pub(super) struct Born {
     /// The lease's token, if anything was leased.
     token: Option<Uuid>,
     ids: Vec<i64>,
     parcels: Vec<(String, Parcel)>,
     /// Endpoints with deliveries that were not born leased: somebody has to claim them.
     waiting: HashSet<String>,
+    /// Endpoints with deliveries that are due later, and after how long.
+    later: Vec<(String, Duration)>,
+}
+
+/// A watch whose lookup cannot be asked.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) watch: i32,
+    pub(super) why: String,
+}
+
+/// Alerts that nobody has read, by watch and by the values that they are counted within.
+#[derive(Debug, Default)]
+pub(super) struct Unread(HashMap<(String, String), i64>);
+
+impl Unread {
+    fn within(watch: &Watch, key: &Map<String, Value>) -> String {
+        let parts: Vec<&Value> = watch.unread_by.iter().map(|column| key.get(column).unwrap_or(&Value::Null)).collect();
+        json!(parts).to_string()
+    }
+
+    fn add(&mut self, watch: &Watch, key: &Map<String, Value>) {
+        if let Some(count) = self.0.get_mut(&(watch.name.clone(), Unread::within(watch, key))) {
+            *count += 1;
+        }
+    }
+
+    /// Within the values of this key; `None` where nobody asked.
+    pub(super) fn of(&self, watch: &Watch, key: &Map<String, Value>) -> Option<i64> {
+        self.0.get(&(watch.name.clone(), Unread::within(watch, key))).copied()
+    }
+}
+
+/// The decisions with this transition that are told.
+fn of(evaluated: &Evaluated, transition: Transition) -> impl Iterator<Item = &Decision> {
+    let changed =
+        evaluated.decisions.iter().filter(move |decision| decision.change.is_some_and(|change| change.transition == transition));
+    changed.filter(|decision| !decision.silent)
+}
+
+/// The events of some decisions.
+async fn decided(
+    asker: &mut Asker,
+    served: &HashMap<i32, Served>,
+    chunk: &[Decision],
+    unread: &Unread,
+    now: Timestamp,
+) -> Result<Vec<Told>, Refused> {
+    let mut events = Vec::new();
+    for decision in chunk.iter().filter(|decision| !decision.silent) {
+        let Some(served) = served.get(&decision.watch) else { continue };
+        let key = served.watch.key_from_text(&decision.key).object;
+        let lookup = if served.watch.lookup.is_some() && tell::is_told(served, decision) {
+            let row: Option<Map<String, Value>> = decision.row.as_deref().and_then(|row| serde_json::from_str(row).ok());
+            ask(asker, served, &key, row.as_ref()).await?
+        } else {
+            None
+        };
+        let seen = Seen { unread: unread.of(&served.watch, &key), lookup: lookup.as_ref() };
+        events.extend(tell::decision(served, decision, seen, now));
+    }
+    Ok(events)
+}
+
+/// The events of some changes.
+async fn changed(
+    asker: &mut Asker,
+    served: &HashMap<i32, Served>,
+    chunk: &[Changed],
+    unread: &Unread,
+    now: Timestamp,
+) -> Result<Vec<Told>, Refused> {
+    let mut events = Vec::new();
+    for changed in chunk {
+        let Some(served) = served.get(&changed.watch) else { continue };
+        let key = served.watch.key_from_text(&changed.key).object;
+        let lookup = ask(asker, served, &key, changed.row()).await?;
+        let seen = Seen { unread: unread.of(&served.watch, &key), lookup: lookup.as_ref() };
+        events.extend(tell::change(served, changed, seen, now));
+    }
+    Ok(events)
+}
+
+/// Asks the lookup of a watch that has one.
+async fn ask(
+    asker: &mut Asker,
+    served: &Served,
+    key: &Map<String, Value>,
+    row: Option<&Map<String, Value>>,
+) -> Result<Option<Map<String, Value>>, Refused> {
+    let Some(lookup) = &served.watch.lookup else { return Ok(None) };
+    let value = |name: &str| key.get(name).or_else(|| row?.get(name)).cloned().unwrap_or_default();
+    let asked = asker.ask(served, lookup, value).await;
+    asked.map(Some).map_err(|error| Refused { watch: served.id, why: format!("lookup: {error}") })
 }
 
 /// How the deliveries of a lane are born in this transaction.

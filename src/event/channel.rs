@@ -12,9 +12,6 @@ pub const NAME_CHARS_MAX: usize = 164;
 /// How many channels one event may be published to.
 pub const CHANNELS_MAX: usize = 100;
 
-/// What is published to such a channel is encrypted by its publisher.
-pub const ENCRYPTED: &str = "private-encrypted-";
-
 /// Marks, in rendered text, what a value meant; no value can contain it, since it is encoded.
 const MARK: char = '\u{0}';
 
@@ -116,11 +113,6 @@ pub fn checked(name: String) -> Result<String, String> {
     if let Some(illegal) = plain.chars().find(|&c| !is_legal(c)) {
         return Err(format!("the channel name \"{}\" has an illegal {illegal:?}", name.escape_debug()));
     }
-    if name.starts_with(ENCRYPTED) {
-        return Err(format!(
-            "{ENCRYPTED}* channels are not supported yet, and what is meant to be encrypted is not sent in clear"
-        ));
-    }
     if name.chars().count() > NAME_CHARS_MAX {
         return Err(format!("the channel name {}… is longer than {NAME_CHARS_MAX} characters", &name[..40]));
     }
@@ -149,7 +141,6 @@ mod tests {
         assert_eq!(names("c.{{ empty }}.d", &context), Ok(vec![]));
         assert!(names("c.{{ missing }}", &context).is_err());
         assert!(names("has space", &context).is_err());
-        assert!(names("private-encrypted-{{ n }}", &context).is_err(), "never in clear");
         assert!(names(&"x".repeat(165), &context).is_err());
         // Found by fuzzing: the product is refused before it is made.
         let nine = context! { l => (0..9).collect::<Vec<i64>>() };

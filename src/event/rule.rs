@@ -1,9 +1,13 @@
 //! A publish rule: which events it is for, and what it sends where.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use serde_json::{Map, Value as Json};
 
-use super::{Event, channel, template};
+use super::{Event, Facts, channel, template};
 use crate::evaluate::Transition;
+use crate::pusher::encrypt::Key;
 use crate::severity::Severity;
 
 /// Pusher's libraries refuse longer event names.
@@ -12,15 +16,45 @@ pub const EVENT_NAME_CHARS_MAX: usize = 200;
 /// What a rule listens to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct On {
-    bits: u8,
+    bits: u16,
+}
+
+/// What happened to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// It is new, or has come under the watch's condition.
+    Insert,
+    /// It is another than before.
+    Update,
+    /// It is gone, or has left the watch's condition.
+    Delete,
+}
+
+impl Change {
+    /// All three.
+    pub const ALL: [Change; 3] = [Change::Insert, Change::Update, Change::Delete];
+
+    /// The name on the wire, in SQL and in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Change::Insert => "insert",
+            Change::Update => "update",
+            Change::Delete => "delete",
+        }
+    }
 }
 
 impl On {
-    const READING: u8 = 1 << 7;
-    const TRANSITIONS: u8 = 0b1_1111;
+    const READING: u16 = 1 << 7;
+    const TRANSITIONS: u16 = 0b1_1111;
+    const CHANGES: u16 = 0b111 << 8;
+
+    const fn change_bit(change: Change) -> u16 {
+        1 << (8 + change as u16)
+    }
 
     /// The words of the configuration and what each stands for.
-    pub const WORDS: [(&'static str, On); 7] = [
+    pub const WORDS: [(&'static str, On); 11] = [
         ("transition", On { bits: On::TRANSITIONS }),
         ("raised", On { bits: 1 << Transition::Raised as u8 }),
         ("escalated", On { bits: 1 << Transition::Escalated as u8 }),
@@ -28,6 +62,10 @@ impl On {
         ("resolved", On { bits: 1 << Transition::Resolved as u8 }),
         ("repeated", On { bits: 1 << Transition::Repeated as u8 }),
         ("reading", On { bits: On::READING }),
+        ("change", On { bits: On::CHANGES }),
+        ("insert", On { bits: On::change_bit(Change::Insert) }),
+        ("update", On { bits: On::change_bit(Change::Update) }),
+        ("delete", On { bits: On::change_bit(Change::Delete) }),
     ];
 
     /// Every transition: the default.
@@ -43,6 +81,21 @@ impl On {
     /// Whether it listens to this transition.
     pub fn transition(self, transition: Transition) -> bool {
         self.bits & (1 << transition as u8) != 0
+    }
+
+    /// Whether it listens to changes of rows.
+    pub fn changes(self) -> bool {
+        self.bits & On::CHANGES != 0
+    }
+
+    /// Whether it listens to this change of a row.
+    pub fn change(self, change: Change) -> bool {
+        self.bits & On::change_bit(change) != 0
+    }
+
+    /// Whether it listens to readings or transitions, which need a count.
+    pub fn counts(self) -> bool {
+        self.bits & (On::TRANSITIONS | On::READING) != 0
     }
 
     /// Whether it listens to every reading.
@@ -118,6 +171,14 @@ pub struct Rule {
     pub min_severity: Severity,
     /// The latest of a key says all that those before it did: while the endpoint is down only the latest is kept.
     pub collapses: bool,
+    /// An update counts only if one of these changed; none: every update.
+    pub columns: Vec<String>,
+    /// Changes that follow one another within this are one event, per event name and channel.
+    pub coalesce: Option<Duration>,
+    /// The connection that is to hear nothing of it.
+    pub socket_id: Option<template::Leaf>,
+    /// The master keys of its endpoints that have one, by their names.
+    pub encryption: HashMap<String, Key>,
 }
 
 /// What a rule makes of an event.
@@ -129,6 +190,8 @@ pub struct Message {
     pub event: String,
     /// JSON text.
     pub data: String,
+    /// The connection that is to hear nothing of it.
+    pub socket_id: Option<String>,
 }
 
 impl Rule {
@@ -139,16 +202,28 @@ impl Rule {
 
     /// Whether a manual trigger of this severity reaches it.
     pub fn wants_manual(&self, severity: Severity) -> bool {
-        severity >= self.min_severity
+        self.on.counts() && severity >= self.min_severity
+    }
+
+    /// Whether it is for this change of a row, of which the named columns are given.
+    pub fn wants_change(&self, change: Change, old: Option<&Map<String, Json>>, new: Option<&Map<String, Json>>) -> bool {
+        let of = |row: Option<&Map<String, Json>>, column: &str| row.and_then(|row| row.get(column)).cloned();
+        let touched = || self.columns.iter().any(|column| of(old, column) != of(new, column));
+        self.on.change(change) && (change != Change::Update || self.columns.is_empty() || touched())
     }
 
     /// Renders an event; `None` where no channel is left.
     ///
     /// # Errors
     /// Why it cannot be sent, in one line: the reason with which its delivery is dead.
-    pub fn render(&self, event: &Event) -> Result<Option<Message>, String> {
-        let context = minijinja::Value::from_serialize(event);
-        let channels = self.expand(&context)?;
+    pub fn render(&self, event: &Event, facts: &Facts) -> Result<Option<Message>, String> {
+        let context = facts.context(event);
+        let mut channels = self.expand(&context)?;
+        if let Some(before) = facts.context_before(event) {
+            // Whoever had the row is told that it has gone elsewhere.
+            let also = self.expand(&before)?;
+            channels.extend(also.into_iter().filter(|name| !channels.contains(name)).collect::<Vec<_>>());
+        }
         self.render_for(event, &context, channels)
     }
 
@@ -157,7 +232,7 @@ impl Rule {
     /// # Errors
     /// As [`Rule::render`].
     pub fn render_to(&self, event: &Event, channels: Vec<String>) -> Result<Option<Message>, String> {
-        self.render_for(event, &minijinja::Value::from_serialize(event), channels)
+        self.render_for(event, &Facts::default().context(event), channels)
     }
 
     /// The channels of an event, without duplicates; none where nothing is to be sent.
@@ -165,7 +240,7 @@ impl Rule {
     /// # Errors
     /// As [`Rule::render`].
     pub fn channels_of(&self, event: &Event) -> Result<Vec<String>, String> {
-        self.expand(&minijinja::Value::from_serialize(event))
+        self.expand(&Facts::default().context(event))
     }
 
     /// Whether all events of a watch go to the same channels.
@@ -206,7 +281,9 @@ impl Rule {
             },
         };
         let data = data.map_err(|error| error.to_string())?;
-        Ok(Some(Message { channels, event: name, data }))
+        let socket_id = self.socket_id.as_ref().and_then(|leaf| leaf.render(context).ok());
+        let socket_id = socket_id.as_ref().and_then(Json::as_str).filter(|id| is_socket_id(id)).map(str::to_owned);
+        Ok(Some(Message { channels, event: name, data, socket_id }))
     }
 
     /// The variables of all its templates.
@@ -217,6 +294,27 @@ impl Rule {
             Data::Expression(leaf) => leaf.variables(),
         };
         let channels = self.channels.iter().flat_map(template::Text::variables);
-        channels.chain(self.event.variables()).chain(data).collect()
+        let socket_id = self.socket_id.iter().flat_map(template::Leaf::variables);
+        channels.chain(self.event.variables()).chain(data).chain(socket_id).collect()
+    }
+}
+
+/// `^\d+\.\d+$`, as all of Pusher's libraries want it. What is something else names no connection, and everybody hears
+/// the event.
+fn is_socket_id(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once('.').is_some_and(|(left, right)| digits(left) && digits(right))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_id_is_two_numbers() {
+        assert!(is_socket_id("123.456"));
+        for bad in ["", ".", "1.", ".1", "1", "1.2.3", "a.b", "1.2\n"] {
+            assert!(!is_socket_id(bad), "{bad:?}");
+        }
     }
 }

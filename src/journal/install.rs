@@ -19,7 +19,8 @@ use crate::chaos::point;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::error::Error;
-use crate::watch::{Source, Watch};
+use crate::source::sweep;
+use crate::watch::{Relation, Source, Watch};
 
 /// How a watch stands in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,19 +43,15 @@ const TRIES_MAX: u32 = 6;
 /// A table or column that does not exist, a condition that is not immutable, a missing privilege, or a
 /// lock that was not to be had: each with what to do.
 pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baseline: bool) -> Result<Installed, Error> {
-    let definition = match &watch.source {
-        // What a fold writes may not cause it another (rule J6).
-        Source::Table { relation, .. } if relation.schema == schema.name() => {
-            return Err(Error::Failed(format!("{relation} is one of our own tables, which cannot be watched")));
-        }
-        Source::Table { relation, condition } => Some(Definition::of(client, relation, condition.as_deref(), &watch.key).await?),
-        Source::Notify { .. } => None,
-    };
-    let text = match (&watch.source, &definition) {
-        (_, Some(definition)) => definition.text(),
-        (Source::Notify { channel }, _) => format!("notify {channel} / {}", watch.key.join(", ")),
-        (Source::Table { .. }, None) => String::new(),
-    };
+    // What a fold writes may not cause it another (rule J6).
+    if let Some(relation) = watch.source.relation().filter(|relation| relation.schema == schema.name()) {
+        return Err(Error::Failed(format!("{relation} is one of our own tables, which cannot be watched")));
+    }
+    let definition = Definition::of(client, watch).await?;
+    if let Source::Query { sql, .. } = &watch.source {
+        sweep::Sweep::of(client, schema, watch, sql).await?;
+    }
+    let text = text(watch, definition.as_ref());
     let known = find(client, schema, &watch.name).await?;
     let installed = match known {
         Some((installed, known_text)) if known_text == text => installed,
@@ -73,6 +70,16 @@ pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baselin
     Ok(installed)
 }
 
+/// The text that identifies a watch's generation.
+pub fn text(watch: &Watch, definition: Option<&Definition>) -> String {
+    match (definition, &watch.source) {
+        (Some(definition), _) => definition.text(),
+        (None, Source::Notify { channel }) => format!("notify {channel} / {}", watch.key().join(", ")),
+        (None, Source::Query { sql, .. }) => format!("query {sql} / {} / {:?}", watch.key().join(", "), watch.measure),
+        (None, Source::Table { .. }) => String::new(),
+    }
+}
+
 /// The installed watch of that name, and its definition.
 ///
 /// # Errors
@@ -89,10 +96,7 @@ pub async fn find(client: &Client, schema: &Schema, name: &str) -> Result<Option
 /// # Errors
 /// The database cannot be reached.
 pub async fn record_error(client: &Client, schema: &Schema, watch: &Watch, error: Option<&str>) -> Result<(), Error> {
-    let relation = match &watch.source {
-        Source::Table { relation, .. } => Some(relation.quoted()),
-        Source::Notify { .. } => None,
-    };
+    let relation = watch.source.relation().map(Relation::quoted);
     let Some(error) = error else {
         let clear =
             schema.sql("UPDATE items_listen.watch SET error = NULL, error_at = NULL WHERE name = $1 AND error IS NOT NULL");
@@ -105,7 +109,7 @@ pub async fn record_error(client: &Client, schema: &Schema, watch: &Watch, error
          ON CONFLICT (name) DO UPDATE SET error = excluded.error, error_at = excluded.error_at
              WHERE w.error IS DISTINCT FROM excluded.error",
     );
-    client.execute(sql.as_str(), &[&watch.name, &watch.source.kind(), &relation, &watch.key, &error]).await?;
+    client.execute(sql.as_str(), &[&watch.name, &watch.source.kind(), &relation, &watch.key(), &error]).await?;
     Ok(())
 }
 
@@ -118,10 +122,7 @@ async fn new_generation(
     text: &str,
     before: Option<i32>,
 ) -> Result<Installed, Error> {
-    let relation = match &watch.source {
-        Source::Table { relation, .. } => Some(relation.quoted()),
-        Source::Notify { .. } => None,
-    };
+    let relation = watch.source.relation().map(Relation::quoted);
     let mut patience = Patience::new(relation.as_deref().unwrap_or("the fold's lock"));
     loop {
         match try_new_generation(client, schema, watch, definition, text, before, relation.as_deref()).await {
@@ -157,17 +158,27 @@ async fn try_new_generation(
                  events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events)), installed_at = clock_timestamp()
              RETURNING id, generation",
     );
+    // What was not told yet is told by the new definition; unlike deltas, a change is not found by counting anew.
+    let generation_before = schema.sql("SELECT generation FROM items_listen.watch WHERE name = $1");
+    let generation_before: Option<i32> =
+        transaction.query_opt(generation_before.as_str(), &[&watch.name]).await?.map(|row| row.get(0));
     let types = definition.map(|definition| definition.types.clone()).unwrap_or_default();
     let kind = watch.source.kind();
     let row = transaction
-        .query_one(upsert.as_str(), &[&before, &watch.name, &kind, &relation, &watch.key, &text, &events, &types])
+        .query_one(upsert.as_str(), &[&before, &watch.name, &kind, &relation, &watch.key(), &text, &events, &types])
         .await?;
     let installed = Installed { id: row.get(0), generation: row.get(1) };
+    if let Some(before) = generation_before {
+        let take_over = schema.sql("UPDATE items_listen.change SET generation = $2 WHERE generation = $1");
+        transaction.execute(take_over.as_str(), &[&before, &installed.generation]).await?;
+    }
     if let Some(definition) = definition {
         transaction.batch_execute(&trigger::functions(schema, installed.id, installed.generation, definition)).await?;
-        let marker = schema.sql("INSERT INTO items_listen.marker (watch, reason) VALUES ($1, 'install')");
-        transaction.execute(marker.as_str(), &[&installed.id]).await?;
-        if watch.key.is_empty() {
+        if definition.counts {
+            let marker = schema.sql("INSERT INTO items_listen.marker (watch, reason) VALUES ($1, 'install')");
+            transaction.execute(marker.as_str(), &[&installed.id]).await?;
+        }
+        if definition.counts && watch.key().is_empty() && !watch.measure.is_value() {
             // A whole table has a reading even when it has no rows: none left is what low stock is about.
             let whole = schema.sql(
                 "INSERT INTO items_listen.count (watch, key, rows, dirty) VALUES ($1, '[]', 0, 1)
@@ -261,8 +272,7 @@ async fn drop_strays(client: &Client, schema: &Schema, id: i32) -> Result<(), Er
          SELECT g.tgname::text, g.tgrelid::regclass::text FROM pg_trigger g
          WHERE g.tgname = ANY ($2) AND NOT g.tgisinternal AND g.tgrelid NOT IN (SELECT relid FROM tree WHERE relid IS NOT NULL)",
     );
-    let names: Vec<String> =
-        ["insert", "delete", "update", "truncate"].iter().map(|event| trigger::name(schema, id, event)).collect();
+    let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
     for row in client.query(strays.as_str(), &[&id, &names]).await? {
         let (name, relation): (String, String) = (row.get(0), row.get(1));
         with_retries(client, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;

@@ -18,7 +18,7 @@ use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
-use crate::watch::{Source, Watch};
+use crate::watch::Watch;
 
 /// How often somebody who waits for a stronger lock is looked for.
 const GUARD_BEAT: Duration = Duration::from_millis(100);
@@ -44,12 +44,11 @@ pub enum Outcome {
 /// # Errors
 /// A table that is gone, an expression that fails, a missing privilege; or somebody needed the table.
 pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Result<Outcome, Error> {
-    let Source::Table { relation, condition } = &watch.source else { return Ok(Outcome::Done { corrected: 0 }) };
     let client = connector.session(Purpose::Recount).await?;
     let Some((installed, text)) = super::install::find(&client, schema, &watch.name).await? else {
         return Err(Error::Failed(format!("the watch {} is not installed; run items-listen install", watch.name)));
     };
-    let definition = Definition::of(&client, relation, condition.as_deref(), &watch.key).await?;
+    let Some(definition) = Definition::of(&client, watch).await? else { return Ok(Outcome::Done { corrected: 0 }) };
     if definition.text() != text {
         return Ok(Outcome::Uncovered);
     }
@@ -80,7 +79,9 @@ async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, def
         return Ok(Outcome::Uncovered);
     }
     point!("recount.begun");
-    let corrected = client.execute(trigger::recount(schema, id, generation, definition).as_str(), &[]).await?;
+    // Where nothing is counted there is nothing to correct: a marker only tells of a statement whose changes are not known.
+    let recount = trigger::recount(schema, id, generation, definition);
+    let corrected = if definition.counts { client.execute(recount.as_str(), &[]).await? } else { 0 };
     // In this snapshot: a marker that came later stays, and causes another recount.
     let seen = schema.sql("DELETE FROM items_listen.marker WHERE watch = $1");
     client.execute(seen.as_str(), &[&id]).await?;

@@ -56,8 +56,7 @@ pub async fn watch(client: &mut Client, schema: &Schema, id: i32, name: &str) ->
 async fn drop_triggers(client: &Client, schema: &Schema, id: i32) -> Result<(), Error> {
     let mine = "SELECT g.tgname::text, g.tgrelid::regclass::text FROM pg_trigger g
                 WHERE g.tgname = ANY ($1) AND NOT g.tgisinternal ORDER BY 2, 1";
-    let names: Vec<String> =
-        ["insert", "delete", "update", "truncate"].iter().map(|event| trigger::name(schema, id, event)).collect();
+    let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
     for row in client.query(mine, &[&names]).await? {
         let (name, relation): (String, String) = (row.get(0), row.get(1));
         super::install::with_retries(client, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;

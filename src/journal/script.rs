@@ -10,7 +10,7 @@ use super::{install, trigger};
 use crate::db::schema::Schema;
 use crate::db::{literal, migrate};
 use crate::error::Error;
-use crate::watch::{Source, Watch};
+use crate::watch::{Relation, Watch};
 
 /// The script for these watches, as they are to be in this database.
 ///
@@ -73,14 +73,9 @@ async fn one(
     ids: &mut Ids,
     script: &mut String,
 ) -> Result<(), Error> {
-    let (definition, relation, text) = match &watch.source {
-        Source::Table { relation, condition } => {
-            let definition = Definition::of(client, relation, condition.as_deref(), &watch.key).await?;
-            let text = definition.text();
-            (Some(definition), Some(relation.quoted()), text)
-        }
-        Source::Notify { channel } => (None, None, format!("notify {channel} / {}", watch.key.join(", "))),
-    };
+    let definition = Definition::of(client, watch).await?;
+    let relation = watch.source.relation().map(Relation::quoted);
+    let text = install::text(watch, definition.as_ref());
     let same = found.as_ref().is_some_and(|(_, known)| *known == text);
     let (id, generation) = match found {
         Some((installed, _)) if same => (installed.id, installed.generation),
@@ -113,7 +108,7 @@ async fn one(
              key_types = excluded.key_types, definition = excluded.definition, generation = excluded.generation, events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events))\n\
              WHERE w.definition <> excluded.definition;\n",
         kind = literal(watch.source.kind()),
-        keys = array(&watch.key),
+        keys = array(watch.key()),
         text = literal(&text),
         events = array(&events),
         types = definition.as_ref().map_or("'{}'".to_owned(), |definition| {
@@ -123,8 +118,10 @@ async fn one(
     )));
     if let Some(definition) = &definition {
         body.push_str(&trigger::functions(schema, id, generation, definition));
-        body.push_str(&schema.sql(&format!("INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'install');\n")));
-        if watch.key.is_empty() {
+        if definition.counts {
+            body.push_str(&schema.sql(&format!("INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'install');\n")));
+        }
+        if definition.counts && watch.key().is_empty() && !watch.measure.is_value() {
             body.push_str(&schema.sql(&format!(
                 "INSERT INTO items_listen.count (watch, key, rows, dirty) VALUES ({id}, '[]', 0, 1) ON CONFLICT (watch, key) DO NOTHING;\n"
             )));

@@ -2,25 +2,30 @@
 //!
 //! Pure: text in, text out.
 
-use super::definition::Definition;
+use super::definition::{Changes, Definition};
+use crate::db::literal;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
+
+/// What may happen to a table.
+pub const EVENTS: [&str; 4] = ["insert", "delete", "update", "truncate"];
 
 /// The template, readable on its own.
 pub const TEMPLATE: &str = include_str!("../../sql/triggers.sql");
 
 /// The statements that create or replace the functions of a watch.
 pub fn functions(schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> String {
-    let events = ["insert", "delete", "update", "truncate"];
-    let fill = |event: &str| fill(&section(&format!("function {event}")), schema, watch, generation, definition);
-    let unused = format!(
-        "CREATE OR REPLACE FUNCTION {}.watch_{watch}_update() RETURNS trigger\n\
-         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END';\n",
-        schema.name()
-    );
+    let needed = definition.events();
     let mut sql = String::new();
-    for event in events {
-        sql.push_str(&if event == "update" && !definition.update { unused.clone() } else { fill(event) });
+    for event in EVENTS {
+        let unused = format!(
+            "CREATE OR REPLACE FUNCTION {}.watch_{watch}_{event}() RETURNS trigger\n\
+             LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END';\n",
+            schema.name()
+        );
+        let text = section(&format!("function {event}"));
+        let is_needed = needed.iter().any(|needed| needed == event);
+        sql.push_str(&if is_needed { fill(&text, event, schema, watch, generation, definition) } else { unused });
         sql.push_str(&format!("REVOKE ALL ON FUNCTION {}.watch_{watch}_{event}() FROM PUBLIC;\n", schema.name()));
     }
     sql
@@ -28,9 +33,7 @@ pub fn functions(schema: &Schema, watch: i32, generation: i32, definition: &Defi
 
 /// The statement that drops the functions of a watch, once no trigger uses them.
 pub fn drop_functions(schema: &Schema, watch: i32) -> String {
-    ["insert", "delete", "update", "truncate"]
-        .map(|event| format!("DROP FUNCTION IF EXISTS {}.watch_{watch}_{event}();", schema.name()))
-        .join("\n")
+    EVENTS.map(|event| format!("DROP FUNCTION IF EXISTS {}.watch_{watch}_{event}();", schema.name())).join("\n")
 }
 
 /// The name of a trigger.
@@ -61,35 +64,101 @@ fn section(title: &str) -> String {
     rest[..rest.find("\n-- {").unwrap_or(rest.len())].to_owned()
 }
 
-fn fill(text: &str, schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> String {
+/// The lines whose conditions hold.
+fn chosen(text: &str, event: &str, definition: &Definition) -> String {
+    let told = definition.tells(event);
+    let holds = |word: &str| match word {
+        "counts" => definition.counts,
+        "sum" => definition.counts && definition.measure.is_some(),
+        "touch" => definition.touch,
+        "changes" => told,
+        "paired" => told && event == "update",
+        "columns" => definition.changes.as_ref().is_some_and(|changes| changes.columns.is_some()),
+        _ => false,
+    };
+    let condition = |condition: &str| {
+        condition.split(", ").all(|word| word.strip_prefix("not ").map_or_else(|| holds(word), |word| !holds(word)))
+    };
+    let mut chosen = String::with_capacity(text.len());
+    for line in text.lines() {
+        match line.rsplit_once(" --? ") {
+            Some((line, words)) if condition(words) => chosen.push_str(line.trim_end()),
+            Some(_) => continue,
+            None => chosen.push_str(line),
+        }
+        chosen.push('\n');
+    }
+    chosen
+}
+
+fn fill(text: &str, event: &str, schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> String {
+    let changes = definition.changes.as_ref();
+    let wanted =
+        changes.map(|changes| changes.wanted.iter().map(|change| literal(change.as_str())).collect::<Vec<_>>().join(", "));
     // The template's own placeholders first; the user's SQL last, so that nothing in it is replaced.
-    let text = text
-        .replace("{write}", section("write").trim())
-        .replace("{ring}", section("ring").trim())
+    let text = text.replace("{write}", section("write").trim()).replace("{ring}", section("ring").trim());
+    let text = chosen(&text, event, definition)
         .replace("{doorbell}", &Lock::Doorbell.base().to_string())
         .replace("{channel}", schema.name())
         .replace("{id}", &watch.to_string())
-        .replace("{generation}", &generation.to_string());
-    let tag = (0..).map(|n| format!("$items_listen_{n}$")).find(|tag| !definition.condition.contains(tag.as_str()));
-    schema
-        .sql(&text)
-        .replace("$items_listen$", &tag.unwrap_or_default())
-        .replace("{key}", &definition.key)
-        .replace("{parts}", &definition.parts)
-        .replace("{where}", &definition.condition)
+        .replace("{generation}", &generation.to_string())
+        .replace("{what}", &literal(event))
+        .replace("{wanted}", &wanted.unwrap_or_default());
+    let measure = definition.measure.as_ref().map(|measure| measure.sql(schema)).unwrap_or_default();
+    let part = |pick: fn(&Changes) -> &str| changes.map(pick).unwrap_or_default();
+    let filling = [
+        ("{identity}", part(|changes| &changes.identity)),
+        ("{columns}", part(|changes| changes.columns.as_deref().unwrap_or("''"))),
+        ("{row}", part(|changes| &changes.row)),
+        ("{key}", &definition.key),
+        ("{parts}", &definition.parts),
+        ("{measure}", &measure),
+        ("{counted}", &definition.counted),
+        ("{where}", &definition.condition),
+    ];
+    let all = filling.map(|(_, sql)| sql).concat();
+    let tag = (0..).map(|n| format!("$items_listen_{n}$")).find(|tag| !all.contains(tag.as_str()));
+    put_in(&schema.sql(&text).replace("$items_listen$", &tag.unwrap_or_default()), &filling)
+}
+
+/// Puts each text in the place of its name, in one pass: nothing in what was put in is taken for a name.
+fn put_in(text: &str, filling: &[(&str, &str)]) -> String {
+    let mut filled = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('{') {
+        filled.push_str(&rest[..at]);
+        rest = &rest[at..];
+        match filling.iter().find(|(name, _)| rest.starts_with(name)) {
+            Some((name, sql)) => {
+                filled.push_str(sql);
+                rest = &rest[name.len()..];
+            }
+            None => {
+                filled.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    filled + rest
 }
 
 /// `sql/recount.sql`, filled in.
 pub fn recount(schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> String {
     let text = include_str!("../../sql/recount.sql")
         .replace("{id}", &watch.to_string())
-        .replace("{generation}", &generation.to_string());
-    schema
-        .sql(&text)
-        .replace("{relation}", &definition.relation)
-        .replace("{key}", &definition.key)
-        .replace("{parts}", &definition.parts)
-        .replace("{where}", &definition.condition)
+        .replace("{generation}", &generation.to_string())
+        .replace("{touch}", if definition.touch { "true" } else { "false" });
+    let measure = definition.measure.as_ref().map_or_else(|| "0::numeric".to_owned(), |measure| measure.sql(schema));
+    put_in(
+        &schema.sql(&text),
+        &[
+            ("{relation}", &definition.relation),
+            ("{key}", &definition.key),
+            ("{parts}", &definition.parts),
+            ("{measure}", &measure),
+            ("{counted}", &definition.counted),
+        ],
+    )
 }
 
 #[cfg(test)]
@@ -100,9 +169,14 @@ mod tests {
         Definition {
             relation: "\"public\".\"items\"".into(),
             condition: condition.into(),
+            counted: condition.into(),
             parts: "jsonb_build_array(\"tenant_id\")::text".into(),
             key: "r.key".into(),
+            counts: true,
+            measure: None,
+            touch: false,
             update: true,
+            changes: None,
             types: vec![23],
         }
     }

@@ -21,6 +21,8 @@ pub struct Beat {
     pub work: bool,
     /// When time alone will have something to say.
     pub next_deadline: Option<Duration>,
+    /// Query watches whose keys are to be judged before their time.
+    pub sweeps: Vec<i32>,
     /// Watches that wait to be counted anew.
     pub marked: Vec<i32>,
     /// Watches whose triggers are not as they should be.
@@ -46,6 +48,8 @@ pub struct Beat {
 pub struct Telling {
     /// The last complete fold.
     pub snapshot: Snapshot,
+    /// The last time that all changes were taken.
+    pub changes: Snapshot,
     /// `/readyz` says yes.
     pub ready: bool,
     /// The doorbell's state.
@@ -71,10 +75,10 @@ pub async fn beat(
     let silent = || Error::Unavailable(format!("the database has been silent for {patience:?}"));
     let statement = tokio::time::timeout(patience, client.prepare(&schema.sql(&sql))).await.map_err(|_| silent())??;
     loop {
-        let Telling { snapshot, ready, doorbell } = lock(&telling).clone();
+        let Telling { snapshot, changes, ready, doorbell } = lock(&telling).clone();
         let (endpoints, floors) = dispatch.floors();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [&snapshot.xmax, &snapshot.xip, &endpoints, &instance, &ready, &doorbell, &floors];
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
+            [&snapshot.xmax, &snapshot.xip, &endpoints, &instance, &ready, &doorbell, &floors, &changes.xmax, &changes.xip];
         let row = tokio::time::timeout(patience, client.query_one(&statement, &parameters)).await.map_err(|_| silent())??;
         if found.send(read(&row)).is_err() {
             return Ok(());
@@ -96,6 +100,7 @@ fn read(row: &tokio_postgres::Row) -> Beat {
         next_deadline: row
             .get::<_, Option<f64>>("next_deadline_seconds")
             .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)),
+        sweeps: row.get::<_, Option<_>>("sweeps").unwrap_or_default(),
         marked: row.get::<_, Option<_>>("marked").unwrap_or_default(),
         uncovered: row.get::<_, Option<_>>("uncovered").unwrap_or_default(),
         gone: row.get::<_, Option<_>>("gone").unwrap_or_default(),

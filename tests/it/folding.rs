@@ -213,10 +213,12 @@ async fn j7_no_plan_filters_on_xid() {
     let config = load_from(&location, &std::collections::BTreeMap::new()).expect("right");
     let connector = Connector::new(&config.database.expect("a database").url, "items_listen").expect("a URL");
     let client = connector.session(items_listen::db::session::Purpose::Fold).await.expect("connects");
-    let fold = include_str!("../../sql/fold.sql");
+    let fold = include_str!("../../sql/fold.sql")
+        .replace("LATERAL ({rows})", "LATERAL (SELECT NULL::bigint, NULL::text LIMIT 0)")
+        .replace("LATERAL ({thresholds})", "LATERAL (SELECT NULL::bigint, true LIMIT 0)");
     client.batch_execute(&format!("SET plan_cache_mode = force_generic_plan; PREPARE fold AS {fold}")).await.expect("prepares");
     let rows = client
-        .query("EXPLAIN EXECUTE fold('{1}', '{1}', '{x}', '1000000', '{999990}', 20000, 50000)", &[])
+        .query("EXPLAIN EXECUTE fold('{1}', '{1}', '{x}', '1000000', '{999990}', 20000, 50000, '{}')", &[])
         .await
         .expect("explains");
     let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();

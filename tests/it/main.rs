@@ -18,6 +18,7 @@ mod doorbell;
 mod faults;
 mod folding;
 mod letters;
+mod measures;
 mod notify;
 mod outbox;
 mod recounting;

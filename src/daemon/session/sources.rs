@@ -22,8 +22,8 @@ impl Pipeline<'_> {
         let Some(watches) = self.heard_on.get(&notification.channel) else { return };
         for id in watches {
             let Some(served) = self.engine.served().find(|served| served.id == *id) else { continue };
-            match payload::parse(&notification.payload, &served.watch.key) {
-                Ok((key, count)) => lock(&self.daemon.readings).push(Received { watch: *id, key, count }),
+            match payload::parse(&notification.payload, served.watch.key()) {
+                Ok((key, count)) => lock(&self.daemon.readings).push(Received { watch: *id, key, count, ..Received::default() }),
                 Err(what) => {
                     let skipped = self.daemon.health.skip_payload();
                     let payload: String = notification.payload.chars().take(100).collect();
@@ -55,47 +55,61 @@ impl Pipeline<'_> {
             if now.is_empty() {
                 return Ok(());
             }
-            self.engine.receive(&now).await?;
+            if !self.engine.receive(&now).await? {
+                // Its lookup cannot be asked now: it stands in the way of those behind it, whose order is to be kept.
+                return Ok(());
+            }
             lock(&self.daemon.readings).drain(..now.len());
         }
     }
 
-    /// Tries for the notify watches that nobody serves, and listens to their channels.
+    /// Tries for the notify and query watches that nobody serves.
     pub(super) async fn serve_sources(&mut self) -> Result<(), Error> {
         let heard: HashSet<i32> = self.heard_on.values().flatten().copied().collect();
-        let wanted: Vec<(i32, String)> = self
+        let wanted: Vec<(i32, Option<String>)> = self
             .engine
             .served()
-            .filter(|served| !heard.contains(&served.id) && !self.foreign.contains(&served.id))
+            .filter(|served| !heard.contains(&served.id) && !self.sweeps.has(served.id) && !self.foreign.contains(&served.id))
             .filter_map(|served| match &served.watch.source {
-                Source::Notify { channel } => Some((served.id, channel.clone())),
+                Source::Notify { channel } => Some((served.id, Some(channel.clone()))),
+                Source::Query { .. } => Some((served.id, None)),
                 Source::Table { .. } => None,
             })
             .collect();
         for (id, channel) in wanted {
             // Re-entrant: a session that holds it already would hold it twice, which changes nothing.
             let try_lock = format!("SELECT pg_try_advisory_lock({})", Lock::Source(id).sql(&self.daemon.schema));
-            if self.listening.client.query_one(try_lock.as_str(), &[]).await?.get(0) {
-                self.listening.client.batch_execute(&format!("LISTEN {}", crate::db::quote(&channel))).await?;
-                self.heard_on.entry(channel).or_default().push(id);
+            if !self.listening.client.query_one(try_lock.as_str(), &[]).await?.get::<_, bool>(0) {
+                continue;
+            }
+            match channel {
+                Some(channel) => {
+                    self.listening.client.batch_execute(&format!("LISTEN {}", crate::db::quote(&channel))).await?;
+                    self.heard_on.entry(channel).or_default().push(id);
+                }
+                None => self.sweeps.serve(id),
             }
         }
         Ok(())
     }
 
-    /// Lets go of notify watches that another configuration has taken over.
+    /// Lets go of notify and query watches that another configuration has taken over.
     pub(super) async fn leave_foreign_sources(&mut self) -> Result<(), Error> {
         let client = Arc::clone(&self.listening.client);
+        let unlock = |id: i32| format!("SELECT pg_advisory_unlock({})", Lock::Source(id).sql(&self.daemon.schema));
         for (channel, watches) in &mut self.heard_on {
             for id in watches.extract_if(.., |id| self.foreign.contains(id)) {
-                let unlock = format!("SELECT pg_advisory_unlock({})", Lock::Source(id).sql(&self.daemon.schema));
-                client.batch_execute(&unlock).await?;
+                client.batch_execute(&unlock(id)).await?;
             }
             if watches.is_empty() {
                 client.batch_execute(&format!("UNLISTEN {}", crate::db::quote(channel))).await?;
             }
         }
         self.heard_on.retain(|_, watches| !watches.is_empty());
+        for id in self.foreign.iter().filter(|id| self.sweeps.has(**id)).copied().collect::<Vec<_>>() {
+            self.sweeps.leave(id);
+            client.batch_execute(&unlock(id)).await?;
+        }
         Ok(())
     }
 }

@@ -1,0 +1,143 @@
+//! Lookups: what a watch's events ask the database before they are told.
+//!
+//! Invariants. A lookup is asked on a session of its own, which may only read and waits for nothing long: whatever a person
+//! wrote there, it cannot fail the fold's transaction, nor hold a lock in it. What cannot be asked is not told without
+//! its answer: the fold is taken back, and the watch waits while the others go on.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use serde_json::{Map, Value};
+use tokio_postgres::types::{Format, IsNull, ToSql, Type};
+use tokio_postgres::{Client, Statement};
+
+use super::Served;
+use crate::db::session::{Connector, Purpose};
+use crate::error::Error;
+use crate::lookup::{Lookup, ROWS_MAX};
+
+/// The fold waits for the answer.
+const AT_MOST: Duration = Duration::from_secs(2);
+
+/// The session that asks.
+pub(super) struct Asker {
+    connector: Connector,
+    session: Option<Client>,
+    statements: HashMap<i32, Statement>,
+}
+
+impl Asker {
+    pub(super) fn new(connector: &Connector) -> Asker {
+        Asker { connector: connector.clone(), session: None, statements: HashMap::new() }
+    }
+
+    /// Asks a watch's lookup with the values that an event has.
+    ///
+    /// # Errors
+    /// The question cannot be asked, now or as it is.
+    pub(super) async fn ask(
+        &mut self,
+        served: &Served,
+        lookup: &Lookup,
+        value: impl Fn(&str) -> Value,
+    ) -> Result<Map<String, Value>, Error> {
+        let asked = self.try_ask(served, lookup, value).await;
+        if asked.is_err() {
+            // Its statement may be of a table that is another now, and the session may be lost.
+            self.session = None;
+            self.statements.clear();
+        }
+        asked
+    }
+
+    async fn try_ask(
+        &mut self,
+        served: &Served,
+        lookup: &Lookup,
+        value: impl Fn(&str) -> Value,
+    ) -> Result<Map<String, Value>, Error> {
+        let session = match &mut self.session {
+            Some(session) if !session.is_closed() => session,
+            gone => gone.insert(self.connector.session(Purpose::Read { at_most: AT_MOST }).await?),
+        };
+        let statement = match self.statements.get(&served.id) {
+            Some(statement) => statement.clone(),
+            None => {
+                let sql = format!("SELECT row_to_json(l)::text, l.* FROM (\n{}\n) AS l LIMIT {}", lookup.sql, ROWS_MAX + 1);
+                let statement = session.prepare(&sql).await?;
+                self.statements.insert(served.id, statement.clone());
+                statement
+            }
+        };
+        let values: Vec<AsText> = lookup.parameters.iter().map(|name| AsText::of(&value(name))).collect();
+        let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        let rows = session.query(&statement, &parameters).await?;
+        if rows.len() > ROWS_MAX {
+            return Err(Error::Failed(format!("it gives more than {ROWS_MAX} rows")));
+        }
+        let rows = rows.iter().map(|row| serde_json::from_str(row.get(0))).collect::<Result<Vec<Map<String, Value>>, _>>();
+        let rows = rows.map_err(|error| Error::Failed(format!("its answer cannot be read: {error}")))?;
+        let names = statement.columns().iter().skip(1).map(|column| column.name().to_owned());
+        Ok(combined(rows, names))
+    }
+}
+
+/// One row is itself; of several each column is a list; of none each is null.
+fn combined(mut rows: Vec<Map<String, Value>>, names: impl Iterator<Item = String>) -> Map<String, Value> {
+    if rows.len() == 1 {
+        return rows.remove(0);
+    }
+    let column = |name: &str| match rows.as_slice() {
+        [] => Value::Null,
+        rows => rows.iter().map(|row| row.get(name).cloned().unwrap_or_default()).collect(),
+    };
+    names.map(|name| (name.clone(), column(&name))).collect()
+}
+
+/// A value as PostgreSQL reads it from text, whatever type it found the parameter to be of.
+#[derive(Debug)]
+struct AsText(Option<String>);
+
+impl AsText {
+    fn of(value: &Value) -> AsText {
+        AsText(match value {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        })
+    }
+}
+
+impl ToSql for AsText {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        let Some(text) = &self.0 else { return Ok(IsNull::Yes) };
+        out.extend_from_slice(text.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rows_are_combined() {
+        let row = |id: i64| Map::from_iter([("id".to_owned(), json!(id))]);
+        let names = || std::iter::once("id".to_owned());
+        assert_eq!(combined(vec![row(1)], names())["id"], json!(1));
+        assert_eq!(combined(vec![row(1), row(2)], names())["id"], json!([1, 2]));
+        assert_eq!(combined(vec![], names())["id"], Value::Null);
+    }
+}

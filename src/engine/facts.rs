@@ -1,0 +1,174 @@
+//! What must be seen in the same snapshot as the counts: thresholds that the application edits, and the row of a reading.
+//!
+//! Invariants. They are read in the deleting statement itself (rule J2): an UPDATE that sets quantity and threshold
+//! together is never seen in halves. Whatever a key's text may be, nothing in here can fail the fold: a cast is only
+//! made for the watch whose key it is, and while it has rows, that is, while the text was made of that column's type.
+
+use std::fmt::Write as _;
+
+use tokio_postgres::Client;
+use tokio_postgres::types::Json;
+
+use super::Served;
+use crate::db::schema::Schema;
+use crate::db::{literal, quote};
+use crate::error::Error;
+use crate::journal::columns;
+use crate::watch::{Key, Source, Watch};
+
+/// Up to so many columns of a key each combination of them is looked up by the primary key of `threshold`.
+const COMBINED_COLUMNS_MAX: usize = 4;
+
+/// What one watch reads of its own table in the fold.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// The table, quoted: it must not be locked against reading.
+    pub(super) relation: String,
+    /// One row `(threshold, row)`, or none, of the key in `r`.
+    branch: String,
+}
+
+impl Facts {
+    /// Those of a served watch; none where it needs nothing of its table.
+    pub(super) async fn of(client: &Client, schema: &Schema, served: &Served) -> Result<Option<Facts>, Error> {
+        if !needs_table(&served.watch) {
+            return Ok(None);
+        }
+        let sql = schema.sql("SELECT key_types FROM items_listen.watch WHERE id = $1");
+        let Some(row) = client.query_opt(sql.as_str(), &[&served.id]).await? else { return Ok(None) };
+        Facts::find(client, served.id, &served.watch, &row.get::<_, Vec<u32>>(0)).await
+    }
+
+    /// Those of a watch whose key has columns of these types.
+    async fn find(client: &Client, id: i32, watch: &Watch, types: &[u32]) -> Result<Option<Facts>, Error> {
+        let Some(relation) = watch.source.relation() else { return Ok(None) };
+        let sql = "SELECT format_type(k.type, NULL),
+                          coalesce((SELECT a.attnotnull FROM pg_attribute a
+                                    WHERE a.attrelid = to_regclass($3) AND a.attname = k.name AND NOT a.attisdropped), false)
+                   FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS k (type, name, ord) ORDER BY k.ord";
+        let rows = client.query(sql, &[&types, &watch.key(), &relation.quoted()]).await?;
+        let columns: Vec<(String, bool)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        Ok(Facts::build(id, watch, &columns))
+    }
+
+    /// From the type of each column of the key, and whether it is never NULL.
+    fn build(id: i32, watch: &Watch, columns: &[(String, bool)]) -> Option<Facts> {
+        let relation = watch.source.relation()?.quoted();
+        let key = watch.key();
+        let mut matching = Vec::with_capacity(key.len());
+        for (index, (column, (kind, not_null))) in key.iter().zip(columns).enumerate() {
+            // Only of what is never NULL does an index know at once.
+            let equals = if *not_null { "=" } else { "IS NOT DISTINCT FROM" };
+            matching.push(format!(
+                "w.{} {equals} (CASE WHEN r.watch = {id} AND r.rows <> 0 AND jsonb_array_length(r.key::jsonb) = {} \
+                 THEN r.key::jsonb ->> {index} END)::{kind}",
+                quote(column),
+                key.len()
+            ));
+        }
+        let threshold = watch.threshold_column.as_deref().map_or_else(|| "NULL::bigint".to_owned(), columns::threshold);
+        let told = watch.row_columns();
+        let row = if told.is_empty() {
+            "NULL::text".to_owned()
+        } else {
+            let pairs: Vec<String> = told.iter().map(|name| format!("{}, w.{}", literal(name), quote(name))).collect();
+            // Not jsonb, into which not every json can be turned.
+            format!("json_build_object({})::text", pairs.join(", "))
+        };
+        let branch = format!(
+            "(SELECT {threshold}, {row} FROM {relation} AS w WHERE r.watch = {id} AND r.rows <> 0 AND {} LIMIT 1)",
+            matching.join(" AND ")
+        );
+        Some(Facts { relation, branch })
+    }
+}
+
+/// Whether a reading of this watch needs the row that it is of.
+pub(super) fn needs_table(watch: &Watch) -> bool {
+    matches!(watch.source, Source::Table { .. })
+        && watch.has_row()
+        && (watch.threshold_column.is_some() || !watch.row_columns().is_empty())
+}
+
+/// `LATERAL (…)`: threshold and row of the key in `r`.
+pub(super) fn lateral_rows<'a>(facts: impl Iterator<Item = &'a Facts>) -> String {
+    let branches: Vec<&str> = facts.map(|facts| facts.branch.as_str()).collect();
+    if branches.is_empty() { "(SELECT NULL::bigint, NULL::text LIMIT 0)".to_owned() } else { branches.join(" UNION ALL ") }
+}
+
+/// `LATERAL (…)`: what `items_listen.threshold` says of the key in `r`. While that table is empty it costs nothing.
+pub(super) fn lateral_thresholds<'a>(schema: &Schema, served: impl Iterator<Item = &'a Served>) -> String {
+    let (mut candidates, mut names) = (String::new(), String::new());
+    for served in served {
+        // Writing to a String cannot fail.
+        let _ok = write!(candidates, " WHEN {} THEN {}", served.id, candidate_keys(schema, &served.watch));
+        let _ok = write!(names, " WHEN {} THEN {}", served.id, literal(&served.watch.name));
+    }
+    if names.is_empty() {
+        return "(SELECT NULL::bigint, true LIMIT 0)".to_owned();
+    }
+    schema.sql(&format!(
+        "SELECT t.threshold, true FROM unnest(CASE r.watch{candidates} END) WITH ORDINALITY AS c (key, ord)
+         JOIN items_listen.threshold t ON t.watch = (CASE r.watch{names} END) AND t.key = c.key
+         WHERE (SELECT EXISTS (SELECT FROM items_listen.threshold))
+         ORDER BY c.ord LIMIT 1"
+    ))
+}
+
+/// The keys in `threshold` that are about the key in `r`, the most specific first.
+fn candidate_keys(schema: &Schema, watch: &Watch) -> String {
+    let key = watch.key();
+    let object = |columns: &[usize]| {
+        let pairs: Vec<String> =
+            columns.iter().map(|index| format!("{}, r.key::jsonb -> {index}", literal(&key[*index]))).collect();
+        format!("jsonb_build_object({})", pairs.join(", "))
+    };
+    if key.len() > COMBINED_COLUMNS_MAX {
+        let whole: Vec<usize> = (0..key.len()).collect();
+        return schema.sql(&format!(
+            "ARRAY(SELECT u.key FROM items_listen.threshold u WHERE u.watch = {} AND {} @> u.key
+                   ORDER BY (SELECT count(*) FROM jsonb_object_keys(u.key)) DESC, u.key)",
+            literal(&watch.name),
+            object(&whole)
+        ));
+    }
+    let mut combinations: Vec<Vec<usize>> =
+        (0..1_usize << key.len()).map(|bits| (0..key.len()).filter(|index| bits & (1 << index) != 0).collect()).collect();
+    // Among those with as many columns, the one with the earlier columns.
+    combinations.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    let all: Vec<String> = combinations.iter().map(|columns| object(columns)).collect();
+    format!("ARRAY[{}]::jsonb[]", all.join(", "))
+}
+
+/// What the database says of one key, outside any fold: its threshold, and its row.
+///
+/// # Errors
+/// The database cannot be asked, or what the configuration names is not there.
+pub async fn of_key(
+    client: &Client,
+    schema: &Schema,
+    watch: &std::sync::Arc<Watch>,
+    key: &Key,
+) -> Result<(Option<i64>, Option<serde_json::Value>), Error> {
+    let served = Served::new(0, 0, std::sync::Arc::clone(watch));
+    let facts = match crate::journal::definition::Definition::of(client, watch).await? {
+        Some(definition) if needs_table(watch) => Facts::find(client, 0, watch, &definition.types).await?,
+        _ => None,
+    };
+    let sql = format!(
+        "SELECT f.threshold, f.row::json, t.threshold, coalesce(t.found, false), f.found IS NOT NULL
+         FROM (SELECT 0 AS watch, $1::text AS key, 1 AS rows) AS r
+         LEFT JOIN LATERAL (SELECT true AS found, * FROM ({}) AS f (threshold, row)) AS f ON true
+         LEFT JOIN LATERAL ({}) AS t (threshold, found) ON true",
+        lateral_rows(facts.iter()),
+        lateral_thresholds(schema, std::iter::once(&served)),
+    );
+    let row = client.query_one(sql.as_str(), &[&key.text]).await?;
+    let facts: Option<Json<serde_json::Value>> = row.get(1);
+    let threshold = match (watch.threshold_column.is_some() && row.get::<_, bool>(4), row.get::<_, bool>(3)) {
+        (true, _) => row.get(0),
+        (false, true) => row.get(2),
+        (false, false) => watch.threshold_of(key),
+    };
+    Ok((threshold, facts.map(|Json(row)| row)))
+}

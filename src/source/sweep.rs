@@ -1,0 +1,142 @@
+//! A query watch: a question that is asked again and again, read as if its answer were a table.
+//!
+//! Invariants. The answer is one statement's, in a transaction that may only read. It is applied under the fold's lock,
+//! as every reading is; until then it is nothing but memory, and a crash asks again.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+use tokio_postgres::Client;
+
+use crate::db::schema::Schema;
+use crate::error::Error;
+use crate::journal::columns::{self, Column, Measured};
+use crate::watch::{Measure, Watch};
+
+/// An answer with more keys than this is refused: it is held in memory.
+const KEYS_MAX: usize = 100_000;
+
+/// What one key of the answer reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Swept {
+    /// The key's text.
+    pub key: String,
+    /// The reading.
+    pub count: i64,
+    /// The rows' own threshold, where the watch has a column for it; the strictest, where there are several rows.
+    pub threshold: Option<i64>,
+    /// The row, where each has a reading of its own.
+    pub row: Option<Map<String, Value>>,
+}
+
+/// A watch's question, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    sql: String,
+}
+
+impl Sweep {
+    /// Looks at the columns of a watch's query and builds the statement around it.
+    ///
+    /// # Errors
+    /// What PostgreSQL says about the query, a column that it has not, a type that cannot be a key or be summed up.
+    pub async fn of(client: &Client, schema: &Schema, watch: &Watch, query: &str) -> Result<Sweep, Error> {
+        // What a person writes is read as in any session of theirs.
+        client.batch_execute(USER_PATH).await?;
+        let sweep = Sweep::build(client, schema, watch, query).await;
+        client.batch_execute(OWN_PATH).await?;
+        sweep
+    }
+
+    async fn build(client: &Client, schema: &Schema, watch: &Watch, query: &str) -> Result<Sweep, Error> {
+        let wrong = |error| Error::Failed(format!("query: {}", Error::from(error)));
+        let columns = columns::of_query(client, query).await.map_err(wrong)?;
+        let parts = watch.key().iter().map(|name| find(&columns, "key", name)?.key_part()).collect::<Result<Vec<_>, String>>();
+        let parts = columns::key_text(&parts.map_err(Error::Failed)?);
+        if let Some(name) = &watch.threshold_column {
+            let column = find(&columns, "threshold_column", name).map_err(Error::Failed)?;
+            if !column.is_whole_number() {
+                let what =
+                    format!("threshold_column: \"{name}\" is of type {}; an integer or numeric is wanted", column.type_name);
+                return Err(Error::Failed(what));
+            }
+        }
+        if watch.has_row() && watch.lookup.is_none() {
+            for name in watch.row_columns() {
+                find(&columns, "row", &name).map_err(Error::Failed)?;
+            }
+        }
+        let from = format!("(\n{query}\n) AS w");
+        let measure = match watch.measure.expression() {
+            None => "0::numeric".to_owned(),
+            Some(expression) => {
+                let word = watch.measure.word();
+                let kind = columns::type_of(client, expression, &from).await;
+                let kind = kind.map_err(|error| Error::Failed(format!("{word}: {}", Error::from(error))))?;
+                Measured::of(expression, &kind).map_err(|what| Error::Failed(format!("{word}: {what}")))?.sql(schema)
+            }
+        };
+        let threshold = watch.threshold_column.as_deref().map_or_else(|| "NULL::bigint".to_owned(), columns::threshold);
+        let row = if watch.has_row() { "to_json(w)::text" } else { "NULL::text" };
+        let read = format!("SELECT {parts} AS key, {measure} AS measure, {threshold} AS threshold, {row} AS row FROM {from}",);
+        let limit = KEYS_MAX + 1;
+        // Whatever the numbers, a reading is one of 64 bits.
+        let clamped = |sum: &str| format!("least(greatest({sum}, -9223372036854775808), 9223372036854775807)::bigint");
+        let strictest = if watch.policy.scale.compare.is_low() { "max" } else { "min" };
+        Ok(Sweep {
+            sql: match &watch.measure {
+                Measure::Value(_) => format!(
+                    "SELECT r.key, {}, r.threshold, r.row FROM ({read}) AS r WHERE r.measure IS NOT NULL LIMIT {limit}",
+                    clamped("r.measure")
+                ),
+                measure => {
+                    let count =
+                        if *measure == Measure::Rows { "count(*)".to_owned() } else { clamped("coalesce(sum(r.measure), 0)") };
+                    let (key, group) = if watch.key().is_empty() { ("'[]'", "") } else { ("r.key", "GROUP BY r.key") };
+                    format!(
+                        "SELECT {key}, {count}, {strictest}(r.threshold), NULL::text FROM ({read}) AS r {group} LIMIT {limit}"
+                    )
+                }
+            },
+        })
+    }
+
+    /// Asks. The session may only read, and ends what takes too long.
+    ///
+    /// # Errors
+    /// What PostgreSQL says; more keys than can be; or a key with several rows, where each has a level.
+    pub async fn ask(&self, client: &Client) -> Result<Vec<Swept>, Error> {
+        let rows = client.query(self.sql.as_str(), &[]).await?;
+        if rows.len() > KEYS_MAX {
+            return Err(Error::Failed(format!(
+                "query: more than {KEYS_MAX} keys; let it give fewer rows (those that matter), or watch the table"
+            )));
+        }
+        let mut seen = HashSet::new();
+        for row in &rows {
+            let key: &str = row.get(0);
+            if !seen.insert(key) {
+                return Err(Error::Failed(format!(
+                    "value: the query gives more than one row for the key {key}; key must name a row"
+                )));
+            }
+        }
+        let object = |text: Option<&str>| text.and_then(|text| serde_json::from_str(text).ok());
+        Ok(rows
+            .iter()
+            .map(|row| Swept { key: row.get(0), count: row.get(1), threshold: row.get(2), row: object(row.get(3)) })
+            .collect())
+    }
+}
+
+/// As PostgreSQL has it for everybody who says nothing.
+pub const USER_PATH: &str = "SET search_path = \"$user\", public";
+/// As our sessions have it.
+const OWN_PATH: &str = "SET search_path = pg_catalog, pg_temp";
+
+fn find<'a>(columns: &'a [Column], what: &str, name: &str) -> Result<&'a Column, String> {
+    columns.iter().find(|column| column.name == name).ok_or_else(|| {
+        let hint = crate::config::reader::nearest(name, columns.iter().map(|column| column.name.as_str()));
+        format!("{what}: the query has no column \"{name}\"{hint}")
+    })
+}
