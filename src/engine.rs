@@ -245,7 +245,9 @@ impl Engine {
             // A baseline is taken when the last of its keys is.
             found.evaluated.baseline.clear();
         }
-        let written = self.writer.write(&self.client, &mut self.asker, &self.served, found.evaluated, found.now).await?;
+        // The larger half: on the heap, so that whoever waits for a fold stays small.
+        let written =
+            Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, found.evaluated, found.now)).await?;
         if let Some(refused) = written {
             self.refusals.refuse(refused.watch, refused.why);
             return self.take_back(true, found.marked).await;
@@ -431,7 +433,7 @@ impl Engine {
             evaluated.decisions.iter_mut().filter(|decision| decision.watch == id).for_each(|decision| decision.silent = true);
             evaluated.baseline.push(id);
         }
-        match self.writer.write(&self.client, &mut self.asker, &self.served, evaluated, now).await? {
+        match Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, evaluated, now)).await? {
             None => Ok(true),
             Some(refused) => {
                 self.client.batch_execute("ROLLBACK").await?;

@@ -1,7 +1,7 @@
 //! `private-encrypted-*` channels: what is published there only its subscribers can read.
 //!
-//! Pure: the nonce is an argument. The key of a channel is the SHA-256 of its name and the master key; the cipher is NaCl's
-//! secretbox (XSalsa20-Poly1305)
+//! Pure: the nonce is an argument. The key of a channel is the SHA-256 of its name and the master key; the cipher is the
+//! secretbox of `NaCl` (XSalsa20-Poly1305)
 //! (<https://pusher.com/docs/channels/using_channels/encrypted-channels/>; pusher-http-go `crypto.go`).
 
 use base64::Engine as _;

@@ -42,9 +42,10 @@ impl Sweep {
     /// What PostgreSQL says about the query, a column that it has not, a type that cannot be a key or be summed up.
     pub async fn of(client: &Client, schema: &Schema, watch: &Watch, query: &str) -> Result<Sweep, Error> {
         // What a person writes is read as in any session of theirs.
+        let before: String = client.query_one("SELECT current_setting('search_path')", &[]).await?.get(0);
         client.batch_execute(USER_PATH).await?;
         let sweep = Sweep::build(client, schema, watch, query).await;
-        client.batch_execute(OWN_PATH).await?;
+        client.execute("SELECT set_config('search_path', $1, false)", &[&before]).await?;
         sweep
     }
 
@@ -131,8 +132,6 @@ impl Sweep {
 
 /// As PostgreSQL has it for everybody who says nothing.
 pub const USER_PATH: &str = "SET search_path = \"$user\", public";
-/// As our sessions have it.
-const OWN_PATH: &str = "SET search_path = pg_catalog, pg_temp";
 
 fn find<'a>(columns: &'a [Column], what: &str, name: &str) -> Result<&'a Column, String> {
     columns.iter().find(|column| column.name == name).ok_or_else(|| {

@@ -9,6 +9,7 @@ mod support;
 
 mod alerts;
 mod answers;
+mod changes;
 mod clock;
 mod commands;
 mod configuration;
@@ -21,6 +22,7 @@ mod letters;
 mod measures;
 mod notify;
 mod outbox;
+mod queries;
 mod recounting;
 mod storms;
 mod triggers;
