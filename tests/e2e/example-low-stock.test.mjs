@@ -42,11 +42,12 @@ for (const [config, environment] of [['config.toml', {}], ['config-query.toml', 
       config, handlers, environment, before: (db) => db.sql(ITEMS),
     });
     const told = heard.showNotification;
+    let expected = 0;
     const expectNext = async (wanted) => {
-      const before = told.length;
-      await hears(before + 1);
-      assert.equal(told.length, before + 1, 'one notification');
-      assertNotification(frames[before], told[before], wanted);
+      expected += 1;
+      await hears(expected);
+      assert.equal(told.length, expected, 'one notification');
+      assertNotification(frames[expected - 1], told[expected - 1], wanted);
     };
 
     await quantity(db, 1, 49);

@@ -80,6 +80,15 @@ export async function run(name, { config = 'config.toml', handlers = [], environ
     },
     /** How many events were ever written for anybody: what is not among them was not sent, and never will be. */
     written: () => db.sql('SELECT count(*) FROM items_listen.delivery').then(Number),
+    /**
+     * When a channel's events were to be sent, by the database's clock: the milliseconds between them, and from the first
+     * to the last. (A receiver's clock also measures how busy the machine is.)
+     */
+    async spacing(channel) {
+      const due = await db.sql(`SELECT round(extract(epoch FROM due_at) * 1000) FROM items_listen.delivery WHERE channels = ARRAY['${channel}'] ORDER BY id`);
+      const times = due.split('\n').map(Number);
+      return { gaps: times.slice(1).map((at, index) => at - times[index]), length: times.at(-1) - times[0] };
+    },
     command: (...args) => command(where, ...args),
     /** The daemon ends well, and nothing that it wrote is unsettled or dead. */
     async stop() {
