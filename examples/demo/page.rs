@@ -146,7 +146,8 @@ async fn vendor(State(shared): Given, Path(name): Path<String>) -> Response {
 fn answer_file(path: PathBuf, kind: &str, policy: &str) -> Response {
     match std::fs::read(&path) {
         Ok(bytes) => {
-            let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_SECURITY_POLICY, policy), (header::CACHE_CONTROL, "no-store")];
+            let headers =
+                [(header::CONTENT_TYPE, kind), (header::CONTENT_SECURITY_POLICY, policy), (header::CACHE_CONTROL, "no-store")];
             (headers, bytes).into_response()
         }
         Err(error) => (StatusCode::NOT_FOUND, format!("{}: {error}", path.display())).into_response(),
@@ -207,7 +208,8 @@ impl Sockudo {
             .spawn()
             .expect("Sockudo starts");
         let sockudo = Sockudo { port, process, directory };
-        crate::support::eventually("Sockudo is up", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
+        crate::support::eventually("Sockudo is up", async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok())
+            .await;
         sockudo
     }
 }

@@ -23,7 +23,7 @@ function assertNotification({ channel, event }, data, { id, count, unread }) {
   assert.match(alert, UUID_V7);
   assert.match(created_at, RFC_3339);
   const [name, sku] = NAMES[id];
-  assert.deepEqual(rest, { message: `${name} is low on stock: ${count} left`, item: { id, name, sku, quantity: count }, read_at: null });
+  assert.deepEqual(rest, { message: `${name}: ${count} left, low is below 50`, item: { id, name, sku, quantity: count }, read_at: null });
   assert.deepEqual(Object.keys(data).sort(), ['notification', 'unread_count']);
   assert.equal(data.unread_count, unread);
 }

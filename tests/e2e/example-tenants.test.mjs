@@ -123,6 +123,31 @@ test("a tenant's threshold, edited in a table, is in force at once", async () =>
   await stop();
 });
 
+test('what docs/laravel.md grants to the application is enough, and no more', async () => {
+  const { db, hears, heard, stop } = await run('tenants', { handlers, before: (db) => db.sql(`${TENANTS}; CREATE ROLE app`) });
+  await set(db, 1, 'quantity = 5');
+  await hears(1, on('stock.low'));
+  const grants = [...file('..', 'docs/laravel.md').matchAll(/^```sql\n(.*?)^```$/gms)].map(([, block]) => block).join('');
+  await db.sql(grants);
+  const asApp = (text) => db.sql(`SET ROLE app; ${text}`);
+  // As the model in there does it.
+  const where = `watch = 'stock' AND key->>'tenant_id' = '7'`;
+  assert.equal(await asApp(`SELECT count(*) FROM items_listen.alert WHERE ${where} AND read_at IS NULL`), '1');
+  await asApp(`UPDATE items_listen.alert SET read_at = now() WHERE ${where}`);
+  assert.equal(await asApp(`SELECT count(*) FROM items_listen.alert WHERE ${where} AND read_at IS NULL`), '0');
+  await asApp(`INSERT INTO items_listen.threshold (key, threshold, watch) VALUES ('{"tenant_id":42}', 60, 'stock')
+    ON CONFLICT (watch, key) DO UPDATE SET threshold = excluded.threshold`);
+  await until("tenant 42's alert is raised", async () => (await asApp("SELECT count(*) FROM items_listen.alert WHERE key->>'tenant_id' = '42'")) === '1');
+  for (const forbidden of [
+    'UPDATE items_listen.alert SET message = NULL', 'DELETE FROM items_listen.alert', 'SELECT * FROM items_listen.delivery',
+    'DELETE FROM items_listen.journal',
+  ]) {
+    await assert.rejects(asApp(forbidden), /permission denied|cannot delete from view/, forbidden);
+  }
+  assert.equal(heard.stockLow.length, 1);
+  await stop();
+});
+
 const pusher = { PUSHER_APP_ID: app.id, PUSHER_APP_KEY: app.key, PUSHER_APP_SECRET: app.secret };
 const reverb = {
   REVERB_APP_ID: app.id, REVERB_APP_KEY: app.key, REVERB_APP_SECRET: app.secret, REVERB_HOST: '127.0.0.1',

@@ -51,6 +51,8 @@ export async function run(name, { config = 'config.toml', handlers = [], environ
   const db = await database(file(name, 'schema.sql'));
   await before(db);
   const where = place(file(name, config), laravel(db, sockudo, more));
+  const checked = await command(where, 'check');
+  assert.equal(checked.code, 0, checked.stdout + checked.stderr);
   const heard = Object.fromEntries(handlers.map((handler) => [handler, []]));
   const bound = handlers.map((handler) => [handler, (event) => heard[handler].push(event)]);
   const echo = await echoClient(sockudo);

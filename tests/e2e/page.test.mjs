@@ -75,7 +75,7 @@ test('a badge and a list change as rows change, once per item and episode', asyn
   const id = await insert(name, 'T-1');
   await sql(`UPDATE items SET quantity = 49 WHERE id = ${id}`);
   await named('T-1').waitFor();
-  assert.equal(await named('T-1').locator('.message').textContent(), `unread: ${name} is low on stock: 49 left`, 'text, and nothing but text');
+  assert.equal(await named('T-1').locator('.message').textContent(), `unread: ${name}: 49 left, low is below 50`, 'text, and nothing but text');
   assert.equal(await named('T-1').locator('.item').textContent(), 'SKU T-1');
   assert.equal(await page.locator('#list img, #list b').count(), 0);
   assert.ok((await page.title()).endsWith('Stock'));
