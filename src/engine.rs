@@ -41,7 +41,7 @@ use ask::Asker;
 use decide::{Changed, Evaluated, Known, Manual};
 use facts::Facts;
 use refusal::Refusals;
-use write::Writer;
+use write::{Untold, Writer};
 
 /// So many changes one fold tells.
 const CHANGES_MAX: i64 = 5_000;
@@ -188,6 +188,11 @@ impl Engine {
         (&self.snapshot, &self.changes_snapshot)
     }
 
+    /// Whether a watch waits, since what it reads could not be read.
+    pub fn waits(&self, watch: i32) -> bool {
+        self.refusals.waiting().contains(&watch)
+    }
+
     /// Why some watches are not evaluated at present, though the others are.
     pub fn troubles(&self) -> HashMap<i32, String> {
         self.refusals.troubles()
@@ -214,6 +219,7 @@ impl Engine {
             return Ok(Folded::Busy);
         }
         point!("fold.begun");
+        self.asker.begin();
         let Some((fold, waiting)) = self.choose_fold().await? else { return self.take_back(true, Vec::new()).await };
         let mut found = match self.take(&fold, &waiting).await {
             // Too much for one statement: less next time.
@@ -248,8 +254,8 @@ impl Engine {
         // The larger half: on the heap, so that whoever waits for a fold stays small.
         let written =
             Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, found.evaluated, found.now)).await?;
-        if let Some(refused) = written {
-            self.refusals.refuse(refused.watch, refused.why);
+        if let Some(untold) = written {
+            self.note_untold(&untold);
             return self.take_back(true, found.marked).await;
         }
         self.refusals.heal(&waiting);
@@ -267,6 +273,22 @@ impl Engine {
             self.changes_snapshot = snapshot;
         }
         Ok(Folded::Done { rows: found.rows, complete: found.complete, more, marked: found.marked })
+    }
+
+    fn note_untold(&mut self, untold: &Untold) {
+        match untold {
+            Untold::Refused { watch, why } => self.refusals.refuse(*watch, why.clone()),
+            Untold::TooMuch => tracing::info!("lookups take their time: fewer at once from now on"),
+        }
+    }
+
+    /// So many dirty keys, and so many changes, one fold tells of.
+    fn pace(&self) -> (i64, i64) {
+        if self.served.values().any(|served| served.watch.lookup.is_some()) {
+            (self.asker.pace(), self.asker.pace())
+        } else {
+            (DIRTY_MAX, CHANGES_MAX)
+        }
     }
 
     /// Rolls the fold back.
@@ -366,9 +388,10 @@ impl Engine {
             return Ok(None);
         }
         let (ids, generations, policies) = self.known();
+        let (_, changes_max) = self.pace();
         let Snapshot { xmax, xip } = &self.changes_snapshot;
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [&ids, &generations, &policies, xmax, xip, &CHANGES_MAX, &waiting];
+            [&ids, &generations, &policies, xmax, xip, &changes_max, &waiting];
         let rows = self.client.query(&self.changes, &parameters).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         for row in &rows {
@@ -378,14 +401,15 @@ impl Engine {
         Ok(Some(Changes { complete: first.get("complete"), snapshot: first.get("snapshot") }))
     }
 
-    /// Evaluates readings that were received, each in turn. Of a watch whose lookup cannot be asked nothing is written, nor
-    /// of the others here: `false`, and they are to be brought again.
+    /// Evaluates readings that were received, each in turn, and gives how many of them; none, where a lookup cannot be
+    /// asked. The others are to be brought again.
     ///
     /// # Errors
     /// As [`Engine::fold`].
-    pub async fn receive(&mut self, readings: &[Received]) -> Result<bool, Error> {
+    pub async fn receive(&mut self, readings: &[Received]) -> Result<usize, Error> {
+        let now = &readings[..readings.len().min(usize::try_from(self.pace().1).unwrap_or(1))];
         self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
-        self.evaluate_received(readings).await
+        Ok(if self.evaluate_received(now).await?.is_none() { now.len() } else { 0 })
     }
 
     /// Evaluates everything that a query watch's sweep gave; a key of which it says nothing is gone.
@@ -394,22 +418,37 @@ impl Engine {
     /// As [`Engine::fold`].
     pub async fn sweep(&mut self, id: i32, mut readings: Vec<Received>) -> Result<bool, Error> {
         let Some(served) = self.served.get(&id).cloned() else { return Ok(true) };
-        self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
+        let lock = format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock);
+        self.begin(&lock).await?;
         let keys: Vec<&str> = readings.iter().map(|reading| reading.key.text.as_str()).collect();
         let sql = self
             .schema
             .sql("SELECT c.key FROM items_listen.count c WHERE c.watch = $1 AND c.key NOT IN (SELECT unnest($2::text[]))");
         let gone = self.client.query(sql.as_str(), &[&id, &keys]).await?;
+        self.client.batch_execute("COMMIT").await?;
         readings.extend(gone.iter().map(|row| Received {
             watch: id,
             key: served.watch.key_from_text(row.get(0)),
             gone: true,
             ..Received::default()
         }));
-        self.evaluate_received(&readings).await
+        // One transaction after another: keys do not depend on each other, and nobody is held up for long.
+        let mut rest = readings.as_slice();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(usize::try_from(self.pace().1).unwrap_or(1).min(rest.len()));
+            self.begin(&lock).await?;
+            match self.evaluate_received(now).await? {
+                None => rest = later,
+                Some(Untold::TooMuch) => {}
+                Some(Untold::Refused { .. }) => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
-    async fn evaluate_received(&mut self, readings: &[Received]) -> Result<bool, Error> {
+    /// In a transaction that has begun; gives why nothing was written, if nothing was.
+    async fn evaluate_received(&mut self, readings: &[Received]) -> Result<Option<Untold>, Error> {
+        self.asker.begin();
         let now: Timestamp = self.client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
         let ours = self.still_ours().await?;
         let readings: Vec<&Received> = readings.iter().filter(|reading| ours.contains(&reading.watch)).collect();
@@ -434,11 +473,11 @@ impl Engine {
             evaluated.baseline.push(id);
         }
         match Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, evaluated, now)).await? {
-            None => Ok(true),
-            Some(refused) => {
+            None => Ok(None),
+            Some(untold) => {
                 self.client.batch_execute("ROLLBACK").await?;
-                self.refusals.refuse(refused.watch, refused.why);
-                Ok(false)
+                self.note_untold(&untold);
+                Ok(Some(untold))
             }
         }
     }
@@ -564,8 +603,9 @@ impl Engine {
         let statement = self.folds.get(read).ok_or_else(|| Error::Failed("the fold was not prepared".to_owned()))?;
         let (ids, generations, policies) = self.known();
         let limit = self.limit.rows();
+        let (dirty_max, _) = self.pace();
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-            [&ids, &generations, &policies, &self.snapshot.xmax, &self.snapshot.xip, &limit, &DIRTY_MAX, &waiting];
+            [&ids, &generations, &policies, &self.snapshot.xmax, &self.snapshot.xip, &limit, &dirty_max, &waiting];
         let rows = self.client.query_raw(statement, parameters).await?;
         let mut rows = std::pin::pin!(rows);
         let mut found: Option<Found> = None;

@@ -218,6 +218,7 @@ impl<'a> Section<'a> {
             let hint = nearest(&entry.key, self.known.iter().copied());
             let mut known = self.known.clone();
             known.sort_unstable();
+            known.dedup();
             let table = if self.path.is_empty() { "the file".to_owned() } else { format!("[{}]", self.path) };
             mistakes.add(
                 &entry.origin,

@@ -319,7 +319,7 @@ impl Pipeline<'_> {
             let pause = look_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
             self.listen_for(pause).await?;
             let rung = std::mem::take(&mut self.rung) && bell == Bell::Armed;
-            let waiting = rung || std::mem::take(&mut self.look) || !lock(&self.daemon.readings).is_empty();
+            let waiting = rung || std::mem::take(&mut self.look) || self.readings_are_due();
             if waiting || self.daemon.stop.is_cancelled() {
                 return Ok(true);
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
@@ -20,16 +21,57 @@ use crate::lookup::{Lookup, ROWS_MAX};
 /// The fold waits for the answer.
 const AT_MOST: Duration = Duration::from_secs(2);
 
+/// All answers of one fold together: it holds everybody else up.
+const ALL_AT_MOST: Duration = Duration::from_secs(3);
+/// So many events are told in one fold, where they have to ask; and never fewer.
+const PACE_MAX: i64 = 5_000;
+const PACE_MIN: i64 = 4;
+/// A fold whose answers took no longer than this may ask for more the next time.
+const SOON: Duration = Duration::from_secs(1);
+
 /// The session that asks.
 pub(super) struct Asker {
     connector: Connector,
     session: Option<Client>,
     statements: HashMap<i32, Statement>,
+    /// What was answered in this fold: the same question is asked once.
+    answers: HashMap<(i32, String), Map<String, Value>>,
+    /// How long answers took in this fold.
+    took: Duration,
+    pace: i64,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// It cannot be asked, now or as it is.
+    Refused(Error),
+    /// Too much was asked in this fold: less next time.
+    TooMuch,
 }
 
 impl Asker {
     pub(super) fn new(connector: &Connector) -> Asker {
-        Asker { connector: connector.clone(), session: None, statements: HashMap::new() }
+        Asker {
+            connector: connector.clone(),
+            session: None,
+            statements: HashMap::new(),
+            answers: HashMap::new(),
+            took: Duration::ZERO,
+            pace: PACE_MAX,
+        }
+    }
+
+    /// How many events that have to ask the next fold may tell.
+    pub(super) fn pace(&self) -> i64 {
+        self.pace
+    }
+
+    /// Another fold begins.
+    pub(super) fn begin(&mut self) {
+        self.answers.clear();
+        self.pace = if self.took < SOON { (self.pace * 2).min(PACE_MAX) } else { self.pace };
+        self.took = Duration::ZERO;
     }
 
     /// Asks a watch's lookup with the values that an event has.
@@ -41,22 +83,34 @@ impl Asker {
         served: &Served,
         lookup: &Lookup,
         value: impl Fn(&str) -> Value,
-    ) -> Result<Map<String, Value>, Error> {
-        let asked = self.try_ask(served, lookup, value).await;
-        if asked.is_err() {
-            // Its statement may be of a table that is another now, and the session may be lost.
-            self.session = None;
-            self.statements.clear();
+    ) -> Result<Map<String, Value>, NoAnswer> {
+        let values: Vec<Value> = lookup.parameters.iter().map(|name| value(name)).collect();
+        let question = (served.id, Value::from(values.clone()).to_string());
+        if let Some(answer) = self.answers.get(&question) {
+            return Ok(answer.clone());
         }
-        asked
+        if self.took > ALL_AT_MOST {
+            self.pace = (self.pace / 8).max(PACE_MIN);
+            return Err(NoAnswer::TooMuch);
+        }
+        let began = Instant::now();
+        let answer = self.try_ask(served, lookup, &values).await;
+        self.took += began.elapsed();
+        match answer {
+            Ok(answer) => {
+                self.answers.insert(question, answer.clone());
+                Ok(answer)
+            }
+            Err(error) => {
+                // Its statement may be of a table that is another now, and the session may be lost.
+                self.session = None;
+                self.statements.clear();
+                Err(NoAnswer::Refused(error))
+            }
+        }
     }
 
-    async fn try_ask(
-        &mut self,
-        served: &Served,
-        lookup: &Lookup,
-        value: impl Fn(&str) -> Value,
-    ) -> Result<Map<String, Value>, Error> {
+    async fn try_ask(&mut self, served: &Served, lookup: &Lookup, values: &[Value]) -> Result<Map<String, Value>, Error> {
         let session = match &mut self.session {
             Some(session) if !session.is_closed() => session,
             gone => gone.insert(self.connector.session(Purpose::Read { at_most: AT_MOST }).await?),
@@ -70,7 +124,7 @@ impl Asker {
                 statement
             }
         };
-        let values: Vec<AsText> = lookup.parameters.iter().map(|name| AsText::of(&value(name))).collect();
+        let values: Vec<AsText> = values.iter().map(AsText::of).collect();
         let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
         let rows = session.query(&statement, &parameters).await?;
         if rows.len() > ROWS_MAX {

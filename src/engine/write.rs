@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use super::Served;
-use super::ask::Asker;
+use super::ask::{Asker, NoAnswer};
 use super::columns::{self, DeliveryColumns, EpisodeColumns, EventColumns, StateColumns};
 use super::decide::{Changed, Decision, Evaluated, row_of_none};
 use super::digest;
@@ -91,17 +92,20 @@ impl Writer {
         served: &HashMap<i32, Served>,
         mut evaluated: Evaluated,
         now: Timestamp,
-    ) -> Result<Option<Refused>, Error> {
+    ) -> Result<Option<Untold>, Error> {
         self.recall_rows(client, served, &mut evaluated.decisions).await?;
         let unread = self.unread(client, served, &evaluated).await?;
         let mut told = Telling::new(self, client, now);
         digest::tell_and_admit(&mut told, served, &mut evaluated, now).await?;
         // Chunk by chunk: a storm takes no more memory than one, and the server is not left waiting in a transaction.
-        for chunk in evaluated.decisions.chunks(DECISIONS_PER_CHUNK) {
-            let events = match decided(asker, served, chunk, &unread, now).await {
-                Ok(events) => events,
-                Err(refused) => return Ok(Some(refused)),
+        let mut rest = evaluated.decisions.as_slice();
+        while !rest.is_empty() {
+            let (events, taken) = match decided(asker, served, rest, &unread, now).await {
+                Ok(decided) => decided,
+                Err(untold) => return Ok(Some(untold)),
             };
+            let (chunk, after) = rest.split_at(taken);
+            rest = after;
             told.store(&events).await?;
             point!("fold.deliveries");
             let messages = events.into_iter().filter_map(|told| Some((told.event.alert?, told.event.message?))).collect();
@@ -111,13 +115,14 @@ impl Writer {
                 self.store_states(client, chunk).await?;
             }
         }
-        for chunk in evaluated.changes.chunks(DECISIONS_PER_CHUNK) {
-            let events = match changed(asker, served, chunk, &unread, now).await {
-                Ok(events) => events,
-                Err(refused) => return Ok(Some(refused)),
+        let mut rest = evaluated.changes.as_slice();
+        while !rest.is_empty() {
+            let (events, taken) = match changed(asker, served, rest, &unread, now).await {
+                Ok(changed) => changed,
+                Err(untold) => return Ok(Some(untold)),
             };
+            rest = &rest[taken..];
             told.tell_audiences(events).await?;
-            point!("fold.changes");
         }
         let born = told.born;
         point!("fold.states");
@@ -148,7 +153,7 @@ impl Writer {
             && let Some(served) = served.get(&manual.watch)
         {
             let row = manual.row.as_ref().and_then(Value::as_object);
-            let lookup = ask(asker, served, &manual.key.object, row).await.map_err(|refused| Error::Failed(refused.why))?;
+            let lookup = ask(asker, served, &manual.key.object, row).await.map_err(Untold::into_error)?;
             let seen = Seen { unread: unread.of(&served.watch, &manual.key.object), lookup: lookup.as_ref() };
             told.store(&[tell::manual(served, manual, seen, now)]).await?;
         }
@@ -477,11 +482,22 @@ pub(super) struct Born {
     later: Vec<(String, Duration)>,
 }
 
-/// A watch whose lookup cannot be asked.
+/// Why nothing is written.
 #[derive(Debug)]
-pub(super) struct Refused {
-    pub(super) watch: i32,
-    pub(super) why: String,
+pub(super) enum Untold {
+    /// The lookup of this watch cannot be asked.
+    Refused { watch: i32, why: String },
+    /// Lookups took too long, all together.
+    TooMuch,
+}
+
+impl Untold {
+    fn into_error(self) -> Error {
+        match self {
+            Untold::Refused { why, .. } => Error::Failed(why),
+            Untold::TooMuch => Error::Unavailable("the lookup takes too long".to_owned()),
+        }
+    }
 }
 
 /// Alerts that nobody has read, by watch and by the values that they are counted within.
@@ -513,17 +529,30 @@ fn of(evaluated: &Evaluated, transition: Transition) -> impl Iterator<Item = &De
     changed.filter(|decision| !decision.silent)
 }
 
-/// The events of some decisions.
+/// How the deliveries of a lane are born in this transaction.
+struct Birth {
+    leased: bool,
+    after: Option<i64>,
+}
+
+/// Of lookups no more is asked before the fold's session is used again: the server puts out one that rests in a transaction.
+const ASKING_AT_MOST: Duration = Duration::from_secs(1);
+
+/// The events of the next decisions, and of how many they are.
 async fn decided(
     asker: &mut Asker,
     served: &HashMap<i32, Served>,
-    chunk: &[Decision],
+    rest: &[Decision],
     unread: &Unread,
     now: Timestamp,
-) -> Result<Vec<Told>, Refused> {
-    let mut events = Vec::new();
-    for decision in chunk.iter().filter(|decision| !decision.silent) {
-        let Some(served) = served.get(&decision.watch) else { continue };
+) -> Result<(Vec<Told>, usize), Untold> {
+    let (mut events, mut taken, began) = (Vec::new(), 0, Instant::now());
+    for decision in rest.iter().take(DECISIONS_PER_CHUNK) {
+        if began.elapsed() > ASKING_AT_MOST {
+            break;
+        }
+        taken += 1;
+        let Some(served) = served.get(&decision.watch).filter(|_| !decision.silent) else { continue };
         let key = served.watch.key_from_text(&decision.key).object;
         let lookup = if served.watch.lookup.is_some() && tell::is_told(served, decision) {
             let row: Option<Map<String, Value>> = decision.row.as_deref().and_then(|row| serde_json::from_str(row).ok());
@@ -534,26 +563,30 @@ async fn decided(
         let seen = Seen { unread: unread.of(&served.watch, &key), lookup: lookup.as_ref() };
         events.extend(tell::decision(served, decision, seen, now));
     }
-    Ok(events)
+    Ok((events, taken))
 }
 
-/// The events of some changes.
+/// The events of the next changes, and of how many they are.
 async fn changed(
     asker: &mut Asker,
     served: &HashMap<i32, Served>,
-    chunk: &[Changed],
+    rest: &[Changed],
     unread: &Unread,
     now: Timestamp,
-) -> Result<Vec<Told>, Refused> {
-    let mut events = Vec::new();
-    for changed in chunk {
+) -> Result<(Vec<Told>, usize), Untold> {
+    let (mut events, mut taken, began) = (Vec::new(), 0, Instant::now());
+    for changed in rest.iter().take(DECISIONS_PER_CHUNK) {
+        if began.elapsed() > ASKING_AT_MOST {
+            break;
+        }
+        taken += 1;
         let Some(served) = served.get(&changed.watch) else { continue };
         let key = served.watch.key_from_text(&changed.key).object;
         let lookup = ask(asker, served, &key, changed.row()).await?;
         let seen = Seen { unread: unread.of(&served.watch, &key), lookup: lookup.as_ref() };
         events.extend(tell::change(served, changed, seen, now));
     }
-    Ok(events)
+    Ok((events, taken))
 }
 
 /// Asks the lookup of a watch that has one.
@@ -562,15 +595,12 @@ async fn ask(
     served: &Served,
     key: &Map<String, Value>,
     row: Option<&Map<String, Value>>,
-) -> Result<Option<Map<String, Value>>, Refused> {
+) -> Result<Option<Map<String, Value>>, Untold> {
     let Some(lookup) = &served.watch.lookup else { return Ok(None) };
     let value = |name: &str| key.get(name).or_else(|| row?.get(name)).cloned().unwrap_or_default();
-    let asked = asker.ask(served, lookup, value).await;
-    asked.map(Some).map_err(|error| Refused { watch: served.id, why: format!("lookup: {error}") })
-}
-
-/// How the deliveries of a lane are born in this transaction.
-struct Birth {
-    leased: bool,
-    after: Option<i64>,
+    match asker.ask(served, lookup, value).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(NoAnswer::Refused(error)) => Err(Untold::Refused { watch: served.id, why: format!("lookup: {error}") }),
+        Err(NoAnswer::TooMuch) => Err(Untold::TooMuch),
+    }
 }

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { execFile, execFileSync, spawn } from 'node:child_process';
-import { createHmac } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import { appendFileSync, closeSync, mkdtempSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createServer as createTcpServer } from 'node:net';
@@ -141,6 +141,11 @@ export async function ownSockudo() {
 
 // --- Subscribers ---
 
+/** The master key of encrypted channels, which the back end and the daemon share. */
+export const MASTER_KEY = Buffer.alloc(32, 7).toString('base64');
+const sharedSecret = (channel) =>
+  createHash('sha256').update(channel).update(Buffer.from(MASTER_KEY, 'base64')).digest('base64');
+
 /** The back end's part: it signs subscriptions to private channels, as Laravel's /broadcasting/auth does. */
 export async function authEndpoint({ key, secret }) {
   const server = createServer(async (request, response) => {
@@ -151,7 +156,8 @@ export async function authEndpoint({ key, secret }) {
     const isWellFormed = request.url === '/broadcasting/auth' && /^\d+\.\d+$/.test(socket ?? '') && channel;
     const signature = createHmac('sha256', secret).update(`${socket}:${channel}`).digest('hex');
     response.writeHead(isWellFormed ? 200 : 403, { 'content-type': 'application/json' });
-    response.end(JSON.stringify(isWellFormed ? { auth: `${key}:${signature}` } : { error: 'forbidden' }));
+    const encryption = channel?.startsWith('private-encrypted-') ? { shared_secret: sharedSecret(channel) } : {};
+    response.end(JSON.stringify(isWellFormed ? { auth: `${key}:${signature}`, ...encryption } : { error: 'forbidden' }));
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   atEnd(() => {

@@ -228,3 +228,59 @@ data = { unread = "{{ row.unread_count }}", user = "{{ row.user_id }}" }
     let users: Vec<i64> = all.iter().map(|event| event.number("user")).collect();
     assert_eq!(users, [10, 11, 12]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lookups_that_take_their_time_hold_nobody_up_for_long_and_all_is_told() {
+    let (database, receiver) = (tenants().await, Receiver::start().await);
+    let watch = r#"
+[[watch]]
+name = "members"
+table = "public.members"
+key = ["user_id"]
+lookup = "SELECT :user_id::int AS u FROM pg_sleep(0.02)"
+[[watch.publish]]
+on = "insert"
+channels = ["user.{{ row.u }}"]
+event = "joined"
+data = "thin"
+"#;
+    let mut daemon = daemon(&config(&database, &receiver, &format!("{watch}{ORDERS}")));
+    daemon.start().await;
+    database.sql("INSERT INTO members SELECT 1, i FROM generate_series(1, 400) AS i").await;
+    insert(&database, 1, 20).await;
+    let all = receiver.wait_for(401).await;
+    let users: std::collections::HashSet<i64> = all.iter().filter_map(|event| event.data["key"]["user_id"].as_i64()).collect();
+    assert_eq!(users.len(), 400);
+    daemon.logged("lookups take their time").await;
+    assert_eq!(daemon.lines("no database session"), 0, "{:?}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_whose_lookup_fails_wait_and_are_told_in_order() {
+    let (database, receiver) = (tenants().await, Receiver::start().await);
+    let watch = r#"
+[[watch]]
+name = "heard"
+notify = "heard"
+threshold = 20
+lookup = "SELECT name FROM tenants WHERE id = 1"
+message = "{{ row.name }} at {{ count }}"
+[[watch.publish]]
+on = "reading"
+channels = ["heard"]
+event = "heard"
+"#;
+    let mut daemon = daemon(&config(&database, &receiver, watch));
+    daemon.start().await;
+    database.sql("ALTER TABLE tenants RENAME TO renters").await;
+    for count in 1..=5 {
+        database.sql(&format!("NOTIFY heard, '{count}'")).await;
+    }
+    daemon.logged("watch degraded").await;
+    database.sql("ALTER TABLE renters RENAME TO tenants").await;
+    let all = receiver.wait_for(5).await;
+    assert_eq!(
+        all.iter().map(|event| event.text("message")).collect::<Vec<_>>(),
+        (1..=5).map(|count| format!("One at {count}")).collect::<Vec<_>>()
+    );
+}

@@ -41,7 +41,7 @@ impl Pipeline<'_> {
     /// Evaluates the readings that came; those of one key one after another. They are forgotten only when what they
     /// caused is committed.
     pub(super) async fn receive(&mut self) -> Result<(), Error> {
-        loop {
+        while self.readings_are_due() {
             let now: Vec<Received> = {
                 let readings = lock(&self.daemon.readings);
                 let mut keys = HashSet::new();
@@ -52,15 +52,19 @@ impl Pipeline<'_> {
                     .cloned()
                     .collect()
             };
-            if now.is_empty() {
+            let taken = self.engine.receive(&now).await?;
+            lock(&self.daemon.readings).drain(..taken);
+            if taken == 0 {
+                // A lookup cannot be asked now: what asks it stands in the way of those behind it, whose order is to be kept.
                 return Ok(());
             }
-            if !self.engine.receive(&now).await? {
-                // Its lookup cannot be asked now: it stands in the way of those behind it, whose order is to be kept.
-                return Ok(());
-            }
-            lock(&self.daemon.readings).drain(..now.len());
         }
+        Ok(())
+    }
+
+    /// Whether readings came that can be evaluated now.
+    pub(super) fn readings_are_due(&self) -> bool {
+        lock(&self.daemon.readings).first().is_some_and(|first| !self.engine.waits(first.watch))
     }
 
     /// Tries for the notify and query watches that nobody serves.
