@@ -5,9 +5,11 @@
 //! limits judge, on a stack of the size that a thread of the daemon has; see scripts/fuzz.
 #![no_main]
 
+use std::collections::HashMap;
+
 use items_listen::event::rule::{Data, EVENT_NAME_CHARS_MAX, On, Rule, Tree};
 use items_listen::event::template::{Leaf, Text};
-use items_listen::event::{Event, channel};
+use items_listen::event::{Event, Facts, channel};
 use items_listen::severity::Severity;
 use jiff::Timestamp;
 use libfuzzer_sys::{Corpus, fuzz_target};
@@ -43,11 +45,18 @@ fuzz_target!(init: let_engine_unwind(), |bytes: &[u8]| -> Corpus {
         on: On::transitions(),
         min_severity: Severity::Warning,
         collapses: false,
+        columns: Vec::new(),
+        coalesce: None,
+        socket_id: None,
+        encryption: HashMap::new(),
     };
     let _names = rule.variables();
-    let event = event(&serde_json::from_str(values).unwrap_or_default());
-    let rendered = rule.render(&event);
-    assert_eq!(rendered, rule.render(&event), "rendered twice, two results");
+    let values: Value = serde_json::from_str(values).unwrap_or_default();
+    let event = event(&values);
+    let object = |name: &str| values.get(name).and_then(Value::as_object).cloned();
+    let facts = Facts { old: object("old"), moved: object("old").is_some(), lookup: object("lookup") };
+    let rendered = rule.render(&event, &facts);
+    assert_eq!(rendered, rule.render(&event, &facts), "rendered twice, two results");
     let Ok(Some(message)) = rendered else { return Corpus::Keep };
     assert!((1..=channel::CHANNELS_MAX).contains(&message.channels.len()), "{} channels", message.channels.len());
     message.channels.iter().for_each(|name| assert!(is_legal(name), "the channel {name:?}"));
@@ -73,7 +82,7 @@ fn is_legal(name: &str) -> bool {
     let plain = name.strip_prefix('#').unwrap_or(name);
     let legal =
         |byte: u8| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'=' | b'@' | b',' | b'.' | b';');
-    !plain.is_empty() && plain.bytes().all(legal) && name.len() <= 164 && !name.starts_with("private-encrypted-")
+    !plain.is_empty() && plain.bytes().all(legal) && name.len() <= 164
 }
 
 fn event(values: &Value) -> Event {
@@ -87,14 +96,14 @@ fn event(values: &Value) -> Event {
         key: values.get("key").and_then(Value::as_object).cloned().unwrap_or_default(),
         transition: "raised",
         reason: None,
-        severity: Severity::High,
+        severity: Some(Severity::High),
         previous: Some(Severity::Info),
-        count: number("count").unwrap_or_default(),
+        count: number("count"),
         threshold: number("threshold"),
         percent: number("percent"),
-        compare: ">=",
+        compare: Some(">="),
         message: text("message"),
-        row: None,
+        row: values.get("row").cloned(),
         at: Timestamp::UNIX_EPOCH,
         unread_count: number("unread_count"),
     }

@@ -261,3 +261,93 @@ async fn a_hundred_thousand_changes_are_each_told() {
     let ids: std::collections::HashSet<i64> = all.iter().map(|event| event.number("id")).collect();
     assert_eq!(ids.len(), 20_000);
 }
+
+/// A writer of its own: counts up the version of one row after another, and takes some of it back.
+async fn write(database: &Database, seed: u64, rounds: usize) -> tokio::task::JoinHandle<()> {
+    let mut session = database.session().await;
+    tokio::spawn(async move {
+        for round in 0..rounds {
+            let transaction = session.transaction().await.expect("begins");
+            let mut ids = [seed * 7 + round as u64 * 3, seed + round as u64 * 5].map(|id| i64::try_from(id % 12).expect("small"));
+            // Always in the same order, so that writers never wait for each other in a circle.
+            ids.sort_unstable();
+            for id in ids {
+                let sql = "UPDATE servers SET step = (step::int + 1)::text WHERE id = $1";
+                transaction.execute(sql, &[&id]).await.expect("writes");
+            }
+            if round % 5 == 4 { transaction.rollback().await } else { transaction.commit().await }.expect("ends");
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_each_row_arrive_in_order_through_kills_and_failures_with_two_replicas() {
+    let (database, receiver) = (servers().await, Receiver::start().await);
+    let rules = format!(
+        "{}[[watch.publish]]\nchannels = [\"private-servers.{{{{ key.id }}}}.latest\"]\nevent = \"latest\"\non = \"update\"\n\
+         coalesce = \"100ms\"\ndata = {{ step = \"{{{{ row.step | int }}}}\", all = [\"{{{{ row.step | int }}}}\"] }}\n",
+        watch(
+            "on = \"update\"\ndata = { id = \"{{ id }}\", key = \"{{ key }}\", seq = \"{{ seq }}\", step = \"{{ row.step | int }}\", was = \"{{ old.step | int }}\" }"
+        )
+    );
+    let text = config(&database, &receiver, &rules);
+    let (mut one, mut two) = (daemon(&text), daemon(&text));
+    one.start().await;
+    two.start().await;
+    database.sql("INSERT INTO servers SELECT i, 1, '0', 'x', 'n' FROM generate_series(0, 11) AS i").await;
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    receiver.answer(move |_| {
+        let statuses = [200, 200, 500, 200, 503, 200];
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (statuses[number % statuses.len()], "{}".into())
+    });
+    let mut writers = Vec::new();
+    for seed in 0..4 {
+        writers.push(write(&database, seed, 150).await);
+    }
+    for round in 0..6 {
+        // Something has arrived since the last kill.
+        let before = receiver.accepted().len();
+        receiver
+            .wait("something arrives", |events| events.len() > before || writers.iter().all(tokio::task::JoinHandle::is_finished))
+            .await;
+        let daemon = if round % 2 == 0 { &mut one } else { &mut two };
+        daemon.kill();
+        daemon.spawn();
+    }
+    for writer in writers {
+        writer.await.expect("it writes");
+    }
+    let truth = database.client.query("SELECT id, step::int8 FROM servers ORDER BY id", &[]).await.expect("asks");
+    let truth: Vec<(i64, i64)> = truth.iter().map(|row| (row.get(0), row.get(1))).collect();
+    support::eventually("all is told", async || {
+        let waiting = "SELECT (SELECT count(*) FROM items_listen.change) + (SELECT count(*) FROM items_listen.delivery WHERE state = 'pending')";
+        (database.one::<i64>(waiting).await == 0).then_some(())
+    })
+    .await;
+    let accepted = receiver.accepted();
+    let (latest, each): (Vec<_>, Vec<_>) = accepted.into_iter().partition(|event| event.name == "latest");
+    crash::check_history(&each);
+    for (id, version) in truth {
+        let mut seen = std::collections::HashSet::new();
+        let of_row = each.iter().filter(|event| event.data["key"]["id"] == id && seen.insert(event.text("id")));
+        let steps: Vec<(i64, i64)> = of_row.map(|event| (event.number("was"), event.number("step"))).collect();
+        assert_eq!(steps, (0..version).map(|was| (was, was + 1)).collect::<Vec<_>>(), "row {id}: each once, in order");
+        // The last state is never lost, and nothing is told of an older one after a newer.
+        let of_row = || latest.iter().filter(|event| event.channels == [format!("private-servers.{id}.latest")]);
+        let steps: Vec<i64> = of_row().map(|event| event.number("step")).collect();
+        assert_eq!(steps.iter().max(), Some(&version), "row {id}: {steps:?}");
+        let mut first = Vec::new();
+        steps.iter().for_each(|step| {
+            if !first.contains(step) {
+                first.push(*step)
+            }
+        });
+        assert!(first.is_sorted(), "row {id}: {first:?}");
+        let all: std::collections::BTreeSet<i64> = of_row()
+            .flat_map(|event| event.data["all"].as_array().cloned().unwrap_or_default())
+            .filter_map(|step| step.as_i64())
+            .collect();
+        assert_eq!(all, (1..=version).collect(), "row {id}: lists are united, and lose nothing");
+    }
+}

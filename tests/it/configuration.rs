@@ -218,3 +218,60 @@ fn the_example_lists_every_key_and_no_other_and_is_right() {
         panic!("{mistakes:#?}");
     }
 }
+
+/// A watch in the place of the good one's.
+fn watching(lines: &str, rule: &str) -> String {
+    let at = GOOD.find("[[watch]]").expect("there is one");
+    format!("{}[[watch]]\nname = \"w\"\n{lines}\n[[watch.publish]]\nchannels = [\"c\"]\nevent = \"e\"\n{rule}\n", &GOOD[..at])
+}
+
+#[test]
+fn measures_changes_and_lookups_that_cannot_be_are_each_explained() {
+    let table = "table = \"items\"\nthreshold = 1";
+    let value = "table = \"items\"\nvalue = \"quantity\"\nthreshold = 1";
+    for (lines, rule, expected) in [
+        ("table = \"items\"\nquery = \"SELECT 1\"\nthreshold = 1", "", "table, query and notify exclude each other"),
+        ("query = \" ; \"\nthreshold = 1", "", "a SELECT is wanted"),
+        ("query = \"SELECT 1\"\nevery = \"1ms\"\nthreshold = 1", "", "from 100ms to"),
+        ("query = \"SELECT 1\"\nwhere = \"true\"\nthreshold = 1", "", "only a watch of a table has a condition"),
+        ("table = \"items\"\nevery = \"1s\"\nthreshold = 1", "", "only a query is asked again"),
+        ("table = \"items\"\nsum = \"a\"\nvalue = \"b\"\nthreshold = 1", "", "sum and value exclude each other"),
+        ("notify = \"n\"\nvalue = \"b\"\nthreshold = 1", "", "is the count itself"),
+        ("table = \"items\"\nthreshold_column = \"t\"", "", "needs value"),
+        ("notify = \"n\"\nthreshold_column = \"t\"", "", "has no columns"),
+        (table, "data = { n = \"{{ row.name }}\" }", "row.name is not at hand"),
+        (table, "data = { n = \"{{ old.name }}\" }", "only at hand in rules that listen to changes"),
+        (table, "data = { n = \"{{ lookup.name }}\" }", "this watch has no lookup"),
+        (table, "on = [\"raised\", \"insert\"]", "write two rules"),
+        (table, "columns = [\"a\"]", "only for rules that listen to changes"),
+        (table, "coalesce = \"1s\"", "only for rules that listen to changes"),
+        (value, "on = \"change\"\ncoalesce = \"2h\"", "from 10ms to 3600s"),
+        ("notify = \"n\"\nthreshold = 1", "on = \"insert\"", "only a table's rows are seen to change"),
+        ("table = \"items\"\nthreshold = 1\ninclude = [\"a\"]", "", "has no single row"),
+        ("table = \"items\"\nthreshold = 1\nlookup = \"SELECT :id\"", "", ":id is not at hand"),
+        ("table = \"items\"\nthreshold = 1\nlookup = \"SELECT 'x\"", "", "does not end"),
+        ("table = \"items\"\nthreshold = 1\nunread_by = [\"a\"]", "", "no column of the key"),
+        ("table = \"items\"", "", "watch.threshold: missing"),
+        (value, "socket_id = \"{{ rwo.s }}\"", "there is no rwo"),
+    ] {
+        let found = mistakes(&watching(lines, rule));
+        assert!(found.iter().any(|line| line.contains(expected)), "{lines} {rule}: {found:#?}");
+    }
+    for (lines, rule) in [
+        (value, "data = { n = \"{{ row.name }}\", i = \"{{ key.id }}\" }"),
+        (
+            "table = \"items\"",
+            "on = \"change\"\ndata = { n = \"{{ row.name }} {{ old.name }} {{ key.id }}\" }\ncoalesce = \"1s\"",
+        ),
+        ("table = \"items\"\nvalue = \"q\"\nthreshold_column = \"t\"", ""),
+        (
+            "query = \"SELECT 1 AS a;\"\nkey = \"a\"\nthreshold = 1\nlookup = \"SELECT :a::int AS b\"",
+            "data = { n = \"{{ row.b }}\" }",
+        ),
+        ("table = \"items\"\nkey = \"t\"\nthresholds = [{ t = 1, threshold = 2 }]", ""),
+    ] {
+        load(&watching(lines, rule), &[]).unwrap_or_else(|mistakes| panic!("{lines} {rule}: {mistakes:#?}"));
+    }
+    let key = GOOD.replace("[endpoints.main]", "[endpoints.main]\nencryption_key = \"hush-hush\"");
+    assert!(mistakes(&key)[0].contains("32 bytes in base64") && !mistakes(&key)[0].contains("hush"), "{:?}", mistakes(&key));
+}
