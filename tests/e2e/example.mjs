@@ -113,7 +113,7 @@ export const subscribed = (echo) =>
 export async function rules(name, ...files) {
   const where = place(undefined);
   const paths = files.map((path) => join(EXAMPLES, name, path));
-  const { code, stdout, stderr } = await command(where, '--env-file', join(EXAMPLES, 'laravel.env'), 'test', ...paths);
+  const { code, stdout, stderr } = await command(where, 'test', ...paths);
   assert.equal(code, 0, `${stdout}\n${stderr}`);
 }
 
