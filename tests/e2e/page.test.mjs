@@ -21,9 +21,8 @@ const problems = [];
 
 const sql = (text) =>
   new Promise((resolve, reject) => {
-    const child = execFile(environment('E2E_PSQL'), ['-XqAt', '-v', 'ON_ERROR_STOP=1', databaseUrl], { encoding: 'utf8' },
+    execFile(environment('E2E_PSQL'), ['-XqAt', '-v', 'ON_ERROR_STOP=1', '-d', databaseUrl, '-c', text], { encoding: 'utf8' },
       (error, stdout, stderr) => (error ? reject(new Error(`${text}\n${stderr}`)) : resolve(stdout.trim())));
-    child.stdin.end(text);
   });
 /** The inbox, as the database has it. */
 const unread = () => sql("SELECT count(*) FROM items_listen.alert WHERE watch = 'low-stock' AND read_at IS NULL").then(Number);
