@@ -30,8 +30,12 @@ impl Lookup {
             let taken = opaque(rest)?.unwrap_or_else(|| match rest.strip_prefix(':').map(name_length) {
                 Some(length) if length > 0 => {
                     let number = lookup.parameter(&rest[1..=length]);
-                    lookup.sql.push_str(&format!("${number}"));
                     rest = &rest[1 + length..];
+                    // Beside a word or another dollar sign it would be read as part of it.
+                    let joins = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '$');
+                    let before = if joins(lookup.sql.chars().last()) { " " } else { "" };
+                    let after = if joins(rest.chars().next()) { " " } else { "" };
+                    lookup.sql.push_str(&format!("{before}${number}{after}"));
                     0
                 }
                 // The second colon of a cast begins no parameter.
@@ -140,6 +144,9 @@ mod tests {
             parse("SELECT a::text, :id FROM t WHERE x = :id AND y=:tenant_id"),
             ("SELECT a::text, $1 FROM t WHERE x = $1 AND y=$2".into(), vec!["id".into(), "tenant_id".into()])
         );
+        // Found by fuzzing: LIMIT$1 is a name, and $$1 begins a text.
+        assert_eq!(parse("LIMIT:n").0, "LIMIT $1");
+        assert_eq!(parse("$:n$ 'x'").0, "$ $1 $ 'x'");
         for same in [
             "SELECT ':no', \":no\", E'\\':no', $$:no$$, $x$ :no $x$ -- :no",
             "SELECT /* :no /* :no */ :no */ 1::int, x[1:2], '12:30'::time, 'it''s :no'",
