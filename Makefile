@@ -5,10 +5,11 @@
 help: ## What there is
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
-demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forever stays)
-	@scripts/tools cargo cc
+demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forever stays, with a page for a browser)
+	@scripts/tools cargo cc $(if $(filter forever,$(FOR)),node npm)
 	@bin=$$(scripts/postgres) && scripts/building && cargo build --quiet --locked --bin items-listen --example demo \
-		&& PG_BINDIR=$$bin FOR=$(FOR) cargo run --quiet --locked --example demo
+		$(if $(filter forever,$(FOR)),&& sockudo=$$(scripts/sockudo) && packages=$$(scripts/packages)) \
+		&& PG_BINDIR=$$bin SOCKUDO=$${sockudo-} PACKAGES=$${packages-} FOR=$(FOR) exec "$$(scripts/target)/debug/examples/demo"
 
 # They mostly wait: more of them at once than there are processors.
 test: ## All tests, on a PostgreSQL that they start themselves
@@ -17,9 +18,9 @@ test: ## All tests, on a PostgreSQL that they start themselves
 		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime \
 		RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked
 
-e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo
+e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; a page in a real Chromium
 	@scripts/tools cargo cc node npm
-	@cargo build --quiet --locked --bin items-listen
+	@cargo build --quiet --locked --bin items-listen --example demo
 	@ITEMS_LISTEN_BIN="$$(scripts/target)/debug/items-listen" tests/e2e/run
 
 SEED ?= 1

@@ -3,6 +3,8 @@
 //! A small shop whose tenants' open orders and stock move; a receiver that checks every signature for itself; and
 //! the real daemon as a process. Half-way the endpoint goes away for some seconds, and the daemon is killed and
 //! started again. At the end every crossing that was committed must have arrived, in order.
+//!
+//! `FOR=forever`: the shop stays open, and there is a page for a browser as well, see `page.rs`.
 
 #![allow(unreachable_pub, reason = "support is shared with the tests by path")]
 #![allow(clippy::print_stdout, reason = "it is a show")]
@@ -13,6 +15,7 @@
 mod support;
 
 mod ledger;
+mod page;
 mod screen;
 mod shop;
 
@@ -26,12 +29,15 @@ use support::postgres::Server;
 use support::receiver::Receiver;
 
 use ledger::Ledger;
+use page::Page;
 use screen::Screen;
 
 /// How long the shop is open, unless `FOR=forever`.
 const OPEN_FOR: Duration = Duration::from_secs(24);
 /// Between two changes in the shop.
 const BETWEEN_CHANGES: Duration = Duration::from_millis(350);
+/// How often the page's address is said again, since the shop's alerts push it off the screen.
+const BETWEEN_HINTS: Duration = Duration::from_secs(20);
 /// How long the endpoint is away.
 const ENDPOINT_AWAY: Duration = Duration::from_secs(3);
 /// After the last change, everything must have arrived within this.
@@ -66,11 +72,21 @@ async fn main() -> ExitCode {
     let forever = std::env::var("FOR").is_ok_and(|word| word == "forever");
     tokio::select! {
         code = demo(forever) => code,
-        // The reaper ends the server, Drop ends the daemon.
-        _ = tokio::signal::ctrl_c() => {
+        // The reaper ends the database server; Drop ends the daemons and Sockudo, each by its id.
+        code = interrupted() => {
             eprintln!("\ninterrupted: everything is being cleaned up");
-            ExitCode::from(130)
+            ExitCode::from(code)
         }
+    }
+}
+
+/// Ctrl-C, or SIGTERM: what a shell says of such an end.
+async fn interrupted() -> u8 {
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals can be waited for");
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => 130,
+        _ = terminate.recv() => 143,
     }
 }
 
@@ -87,14 +103,24 @@ async fn demo(forever: bool) -> ExitCode {
     let mut daemon = Daemon::new(binary(), &format!("{url}{}{retry}{CONFIG}", receiver.endpoint("main")));
     screen.say("starting items-listen …");
     daemon.start().await;
+    let page = if forever { Some(Page::open(&server, binary()).await) } else { None };
     screen.say("ready: it watches open orders per tenant (20 are many) and pallets per item (under 10 is low)\n");
+    if let Some(page) = &page {
+        screen.say(&format!("A page for a browser, of examples/low-stock: {}", page.url));
+        screen.say(&format!("Its rows, to be moved by hand: {}\nCtrl-C ends everything.\n", page.database_url));
+    }
     screen.heading();
 
     let showing = tokio::spawn(show(Arc::clone(&screen), Arc::clone(&ledger), receiver.clone()));
     let opened = Instant::now();
     let mut shop = shop::Shop::new(&database).await;
     let (mut away, mut killed) = (None, false);
+    let mut hinted = opened;
     while forever || opened.elapsed() < OPEN_FOR {
+        if let Some(page) = page.as_ref().filter(|_| hinted.elapsed() > BETWEEN_HINTS) {
+            screen.event(&format!("the page: {}", page.url));
+            hinted = Instant::now();
+        }
         shop.change().await;
         tokio::time::sleep(BETWEEN_CHANGES).await;
         let half = opened.elapsed() > OPEN_FOR / 2;

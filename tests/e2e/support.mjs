@@ -16,7 +16,8 @@ import { after } from 'node:test';
 import Echo from 'laravel-echo';
 import Pusher from 'pusher-js';
 
-const environment = (name) => {
+/** What tests/e2e/run says of this run. */
+export const environment = (name) => {
   const value = process.env[name];
   if (!value) throw new Error(`${name} is not set: these tests are started by tests/e2e/run`);
   return value;
@@ -73,7 +74,8 @@ after(async () => {
   for (const task of ends.reverse()) await task();
 });
 
-function started(command, args, options) {
+/** A process that is ended with this file's tests. */
+export function started(command, args, options) {
   const child = spawn(command, args, options);
   const ended = new Promise((resolve, reject) => {
     child.once('error', reject);
@@ -145,7 +147,7 @@ const sharedSecret = (channel) =>
   createHash('sha256').update(channel).update(Buffer.from(MASTER_KEY, 'base64')).digest('base64');
 
 /** The back end's part: it signs subscriptions to private channels, as Laravel's /broadcasting/auth does. */
-async function authEndpoint({ key, secret }) {
+export async function authEndpoint({ key, secret }) {
   const server = createServer(async (request, response) => {
     let body = '';
     for await (const chunk of request) body += chunk;
@@ -165,7 +167,8 @@ async function authEndpoint({ key, secret }) {
   return `http://127.0.0.1:${server.address().port}/broadcasting/auth`;
 }
 
-function options(server, endpoint) {
+/** How a front end reaches that server. */
+export function options(server, endpoint) {
   return {
     cluster: 'mt1', wsHost: '127.0.0.1', wsPort: server.port, forceTLS: false, enabledTransports: ['ws'],
     enableStats: false, channelAuthorization: { endpoint, transport: 'ajax' },
@@ -213,9 +216,11 @@ export async function echoClient(server = app) {
 
 // --- The database ---
 
+const ITEMS = 'CREATE TABLE public.items (id bigserial PRIMARY KEY, tenant_id bigint NOT NULL, name text)';
+
 let databases = 0;
-/** A database of its own with the table `public.items (id, tenant_id, name)`. */
-export async function database() {
+/** A database of its own with this schema; by default the table `public.items (id, tenant_id, name)`. */
+export async function database(schema = ITEMS) {
   databases += 1;
   const name = `e2e_${process.pid}_${databases}`;
   const settings = {
@@ -233,7 +238,7 @@ export async function database() {
       child.stdin.end(text);
     });
   await psql(`CREATE DATABASE ${name}`, 'postgres');
-  await psql('CREATE TABLE public.items (id bigserial PRIMARY KEY, tenant_id bigint NOT NULL, name text)');
+  await psql(schema);
   const { PGUSER: user, PGPASSWORD: password, PGPORT: port } = settings;
   return {
     url: `postgres://${user}:${password}@127.0.0.1:${port}/${name}`,
