@@ -53,8 +53,8 @@ impl Telling<'_> {
             }
         }
         self.store_waiting(&audiences).await?;
-        let placed: Vec<(Who, Timestamp)> = super::tell::all(&chunk)
-            .map(|(_, outgoing)| ((outgoing.endpoint.clone(), outgoing.audience()), outgoing.due.unwrap_or(self.now)))
+        let placed: Vec<(Who, Option<Timestamp>)> = super::tell::all(&chunk)
+            .map(|(_, outgoing)| ((outgoing.endpoint.clone(), outgoing.audience()), outgoing.due))
             .collect();
         let timed: Vec<bool> =
             super::tell::all(&chunk).map(|(_, outgoing)| outgoing.coalesce.is_some() && outgoing.unsendable.is_none()).collect();
@@ -134,8 +134,8 @@ impl Telling<'_> {
     }
 
     /// Notes when each audience was told, or is to be: the last of it in this chunk.
-    async fn note_audiences(&self, told: impl Iterator<Item = ((Who, Timestamp), i64)>) -> Result<(), Error> {
-        let last: HashMap<Who, (Timestamp, i64)> = told.map(|((who, due), id)| (who, (due, id))).collect();
+    async fn note_audiences(&self, told: impl Iterator<Item = ((Who, Option<Timestamp>), i64)>) -> Result<(), Error> {
+        let last: HashMap<Who, (Option<Timestamp>, i64)> = told.map(|((who, due), id)| (who, (due, id))).collect();
         if last.is_empty() {
             return Ok(());
         }

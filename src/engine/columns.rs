@@ -266,9 +266,11 @@ pub(super) const REPLACE: &str = "
     FROM unnest($1::bigint[], $2::text[], $3::uuid[], $4::jsonb[]) AS n (id, body, event_id, about)
     WHERE d.id = n.id";
 
+/// One that is told at once is told now, and not when the fold began.
 pub(super) const AUDIENCE: &str = "
     INSERT INTO items_listen.audience (endpoint, lane, last_due, delivery)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[])
+    SELECT a.endpoint, a.lane, coalesce(a.due, clock_timestamp()), a.delivery
+    FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bigint[]) AS a (endpoint, lane, due, delivery)
     ON CONFLICT (endpoint, lane) DO UPDATE SET last_due = excluded.last_due, delivery = excluded.delivery";
 
 /// What is unsettled in these lanes.

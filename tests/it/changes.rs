@@ -351,3 +351,38 @@ async fn changes_of_each_row_arrive_in_order_through_kills_and_failures_with_two
         assert_eq!(all, (1..=version).collect(), "row {id}: lists are united, and lose nothing");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_takes_nothing_in() {
+    let (database, receiver) = (servers().await, Receiver::start().await);
+    let rule = "on = [\"insert\", \"update\"]\ncoalesce = \"50ms\"\ndata = { step = \"{{ row.step }}\" }";
+    let mut daemon = daemon(&config(&database, &receiver, &watch(rule)));
+    daemon.start().await;
+    receiver.delay(std::time::Duration::from_millis(700));
+    database.sql("INSERT INTO servers VALUES (1, 1, 's0', 'x', 'n')").await;
+    support::eventually("it is under way", async || {
+        (database.one::<i64>("SELECT count(*) FROM items_listen.delivery WHERE lease IS NOT NULL").await == 1).then_some(())
+    })
+    .await;
+    database.sql("UPDATE servers SET step = 's1'").await;
+    let all = receiver.wait_for(2).await;
+    assert_eq!(all.iter().map(|event| event.text("step")).collect::<Vec<_>>(), ["s0", "s1"]);
+    // Nor what was tried: its bytes may have been seen.
+    receiver.delay(std::time::Duration::ZERO);
+    receiver.status(500);
+    database.sql("UPDATE servers SET step = 's2'").await;
+    support::eventually("it was tried", async || {
+        (database.one::<i64>("SELECT coalesce(max(attempts), 0)::int8 FROM items_listen.delivery WHERE state = 'pending'").await
+            > 0)
+        .then_some(())
+    })
+    .await;
+    database.sql("UPDATE servers SET step = 's3'").await;
+    support::eventually("it waits", async || {
+        (database.one::<i64>("SELECT count(*) FROM items_listen.delivery WHERE state = 'pending'").await == 2).then_some(())
+    })
+    .await;
+    receiver.status(200);
+    let all = receiver.wait_for(4).await;
+    assert_eq!(all.iter().map(|event| event.text("step")).collect::<Vec<_>>(), ["s0", "s1", "s2", "s3"]);
+}

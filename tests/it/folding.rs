@@ -459,3 +459,42 @@ async fn a_hundred_thousand_random_histories_end_in_a_plain_count() {
     eprintln!("{keys} keys");
     assert!(receiver.all().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn j15_what_waits_for_its_lookup_is_found_again_by_the_bounded_scan() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    database.sql("CREATE TABLE names (id int, name text)").await;
+    let watch = r#"
+[[watch]]
+name = "orders"
+table = "public.orders"
+key = ["tenant_id"]
+lookup = "SELECT max(name) AS name FROM names WHERE id = :tenant_id"
+[[watch.publish]]
+on = "insert"
+channels = ["orders"]
+event = "order"
+data = { tenant = "{{ key.tenant_id }}" }
+"#;
+    let other =
+        watch.replace("\"orders\"", "\"others\"").replace("lookup =", "# lookup =").replace("public.orders", "public.others");
+    database.sql("CREATE TABLE others (id int, tenant_id int)").await;
+    let daemon = daemon(&config(&database, &receiver, &format!("{watch}{other}")));
+    let mut bench = Bench::new(&daemon).await;
+    database.sql("ALTER TABLE names RENAME TO away").await;
+    insert(&database, 1, 1).await;
+    // The first finds out, the second goes on without; and then others' changes are told, all of them.
+    for _ in 0..2 {
+        bench.fold().await;
+    }
+    database.sql("INSERT INTO others VALUES (1, 2)").await;
+    bench.fold().await;
+    receiver.wait_for(1).await;
+    database.sql("ALTER TABLE away RENAME TO names").await;
+    let watch: i32 = database.one("SELECT id FROM items_listen.watch WHERE name = 'orders'").await;
+    support::eventually("it need not wait any more", async || (!bench.engine.waits(watch)).then_some(())).await;
+    bench.fold().await;
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM items_listen.change").await, 0, "it was found");
+    let all = receiver.wait_for(2).await;
+    assert_eq!(all.iter().map(|event| event.number("tenant")).collect::<Vec<_>>(), [2, 1]);
+}

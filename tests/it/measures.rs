@@ -206,6 +206,7 @@ async fn j11_a_threshold_that_is_edited_is_in_force_at_once_and_the_most_specifi
             "INSERT INTO items_listen.threshold VALUES ('other', '{}', 70); INSERT INTO items_listen.threshold VALUES ('low', '{\"tenant_id\": 2}', 100)",
             vec![(3, "raised", 100)],
         ),
+        ("DELETE FROM items_listen.threshold WHERE key = '{\"tenant_id\": 2}'", vec![(3, "resolved", 50)]),
     ];
     let mut before = 0;
     for (sql, expected) in edits {
