@@ -284,3 +284,23 @@ event = "heard"
         (1..=5).map(|count| format!("One at {count}")).collect::<Vec<_>>()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_a_query_has_its_own_threshold_whoever_edits_others() {
+    let (database, receiver) = (items().await, Receiver::start().await);
+    let watch = QUERY
+        .replace("i.tenant_id FROM items AS i WHERE i.quantity < 50", "i.tenant_id, 10 AS own FROM items AS i")
+        .replace("threshold = 50", "threshold = 50\nthreshold_column = \"own\"")
+        .replace("every = \"300ms\"", "every = \"1h\"");
+    let mut daemon = daemon(&config(&database, &receiver, &watch));
+    database.sql("INSERT INTO items VALUES (1, 1, 'Screws', 40)").await;
+    daemon.start().await;
+    database.sql("INSERT INTO items_listen.threshold VALUES ('low', '{}', 1000)").await;
+    support::eventually("the edit is taken in", async || {
+        let waiting =
+            "SELECT (SELECT count(*) FROM items_listen.journal) + (SELECT count(*) FROM items_listen.count WHERE dirty > 0)";
+        (database.one::<i64>(waiting).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM items_listen.event").await, 0);
+}
