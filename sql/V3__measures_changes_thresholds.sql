@@ -9,22 +9,25 @@ CREATE TABLE items_listen.threshold (
     PRIMARY KEY (watch, key)
 );
 
--- An edit is journalled like any other change: by how much nothing changed, of generation 0. The fold that takes it
--- evaluates the keys that it names anew.
+-- An edit, until a fold has evaluated the keys that it names anew. Not in the journal: a daemon of an older version that
+-- is still up would delete it unread.
+CREATE TABLE items_listen.threshold_edit (
+    watch  text   NOT NULL,
+    key    jsonb  NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+ALTER TABLE items_listen.threshold_edit REPLICA IDENTITY FULL;
+
 CREATE FUNCTION items_listen.threshold_edited() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP IN ('INSERT', 'UPDATE') THEN
-        INSERT INTO items_listen.journal (generation, rows, key)
-        SELECT 0, 0, jsonb_build_object('watch', r.watch, 'key', r.key)::text FROM new_rows AS r;
+        INSERT INTO items_listen.threshold_edit (watch, key) SELECT r.watch, r.key FROM new_rows AS r;
     END IF;
     IF TG_OP IN ('DELETE', 'UPDATE') THEN
-        INSERT INTO items_listen.journal (generation, rows, key)
-        SELECT 0, 0, jsonb_build_object('watch', r.watch, 'key', r.key)::text FROM old_rows AS r;
+        INSERT INTO items_listen.threshold_edit (watch, key) SELECT r.watch, r.key FROM old_rows AS r;
     END IF;
     IF TG_OP = 'TRUNCATE' THEN
-        INSERT INTO items_listen.journal (generation, rows, key)
-        SELECT 0, 0, jsonb_build_object('watch', w.name)::text FROM items_listen.watch AS w;
+        INSERT INTO items_listen.threshold_edit (watch, key) SELECT w.name, '{}' FROM items_listen.watch AS w;
     END IF;
     -- The doorbell: as in sql/triggers.sql.
     IF (CASE WHEN pg_try_advisory_lock_shared(5260204369063706624 | 'items_listen'::regnamespace::oid::bigint)
@@ -50,19 +53,22 @@ CREATE TRIGGER threshold_truncated AFTER TRUNCATE ON items_listen.threshold
 CREATE FUNCTION items_listen.not_whole(number numeric) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RAISE EXCEPTION '% is not a whole number', number
+    RAISE EXCEPTION '% is not a whole number%', left(number::text, 40), CASE WHEN abs(number) >= 1e30 THEN ' that can be added up' ELSE '' END
         USING ERRCODE = 'invalid_parameter_value', HINT = 'Count in whole units: floor(x), or (x * 100)::bigint.';
 END
 $$;
 REVOKE ALL ON FUNCTION items_listen.not_whole(numeric) FROM PUBLIC;
 
 -- Changes of rows, for rules that listen to insert, update or delete: the columns that they name, as they were and as
--- they are. `at` is the trigger's clock, under the row's lock: it orders the changes of one row. Changes are deltas of
+-- they are. `at` is the trigger's clock, under the row's lock, the same
+-- for all rows of a statement: with `depth` it orders the changes of one row. Changes are deltas of
 -- nothing: a recount knows nothing of them.
 CREATE TABLE items_listen.change (
     xid         xid8        NOT NULL DEFAULT pg_current_xact_id(),
     generation  integer     NOT NULL,
     at          timestamptz NOT NULL,
+    -- How deep in other triggers the statement ran: a nested one ends, and is written, before the one that caused it.
+    depth       integer     NOT NULL,
     change      text        NOT NULL CHECK (change IN ('insert', 'update', 'delete')),
     key         text COLLATE "C" NOT NULL,
     old         json,
@@ -83,6 +89,7 @@ CREATE TABLE items_listen.audience (
     delivery  bigint      NOT NULL,
     PRIMARY KEY (endpoint, lane)
 ) WITH (fillfactor = 50);
+CREATE INDEX audience_last_due ON items_listen.audience (last_due);
 
 -- The row of a reading that has one, as templates saw it: a digest may have to tell it later.
 ALTER TABLE items_listen.event ADD COLUMN row json;

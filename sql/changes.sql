@@ -1,4 +1,4 @@
--- The changes of rows that nobody has told yet, in the order of the triggers' clock, which is that of each row's changes.
+-- The changes of rows that nobody has told yet, in the order of the triggers' clock.
 --
 -- It runs in the fold's transaction, after the fold's own statement, with the fold's lock held.
 --   $1 $2 $3  id, generation and policy of the watches that this replica knows
@@ -29,12 +29,12 @@ waiting AS (
 taken AS (
     DELETE FROM items_listen.change
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM waiting))
-    RETURNING generation, at, change, key, old, new
+    RETURNING xid, generation, at, depth, change, key, old, new
 ),
 done AS MATERIALIZED (
     SELECT count(*) < $6::bigint AS complete FROM taken
 )
-SELECT done.complete, pg_current_snapshot()::text AS snapshot, t.watch, t.change, t.key, t.old::text AS old, t.new::text AS new,
+SELECT done.complete, t.xid::text AS xid, t.at, t.depth, t.watch, t.change, t.key, t.old::text AS old, t.new::text AS new,
        CASE WHEN t.key IS NOT NULL THEN nextval('items_listen.seq') END AS seq
 FROM done LEFT JOIN (SELECT m.id AS watch, taken.* FROM taken JOIN mine m USING (generation) ORDER BY taken.at) AS t ON true
 ORDER BY t.at

@@ -12,6 +12,7 @@ WITH beat AS (
 SELECT
     EXISTS (SELECT FROM items_listen.journal WHERE xid >= $1::text::xid8)
       OR EXISTS (SELECT FROM items_listen.journal WHERE xid = ANY ($2::text[]::xid8[]) AND xid < $1::text::xid8)
+      OR EXISTS (SELECT FROM items_listen.threshold_edit)
       OR EXISTS (SELECT FROM items_listen.change WHERE xid >= $8::text::xid8)
       OR EXISTS (SELECT FROM items_listen.change WHERE xid = ANY ($9::text[]::xid8[]) AND xid < $8::text::xid8)
       AS journal_waits,

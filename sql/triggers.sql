@@ -26,6 +26,7 @@ DECLARE
     _what    text[];                                                                                                   --? paired
     _old     json[];                                                                                                   --? changes
     _new     json[];                                                                                                   --? changes
+    _at      timestamptz := clock_timestamp();                                                                           --? changes
     _error text;
 BEGIN
     BEGIN
@@ -58,6 +59,7 @@ DECLARE
     _what    text[];                                                                                                   --? paired
     _old     json[];                                                                                                   --? changes
     _new     json[];                                                                                                   --? changes
+    _at      timestamptz := clock_timestamp();                                                                           --? changes
     _error text;
 BEGIN
     BEGIN
@@ -90,6 +92,7 @@ DECLARE
     _what    text[];                                                                                                   --? paired
     _old     json[];                                                                                                   --? changes
     _new     json[];                                                                                                   --? changes
+    _at      timestamptz := clock_timestamp();                                                                           --? changes
     _error text;
 BEGIN
     BEGIN
@@ -148,10 +151,10 @@ IF _error IS NOT NULL THEN
         SELECT {generation}, k.key, k.rows FROM unnest(_keys, _rows) AS k (key, rows);                                 --? counts, not sum
         INSERT INTO items_listen.journal (generation, key, rows, sum)                                                  --? sum
         SELECT {generation}, k.key, k.rows, k.sum FROM unnest(_keys, _rows, _sums) AS k (key, rows, sum);              --? sum
-        INSERT INTO items_listen.change (generation, at, change, key, old, new)                                        --? changes
-        SELECT {generation}, clock_timestamp(), {what}, c.key, c.old, c.new                                            --? changes, not paired
+        INSERT INTO items_listen.change (generation, at, depth, change, key, old, new)                                        --? changes
+        SELECT {generation}, _at, pg_trigger_depth(), {what}, c.key, c.old, c.new                                            --? changes, not paired
         FROM unnest(_changed, _old, _new) AS c (key, old, new);                                                        --? changes, not paired
-        SELECT {generation}, clock_timestamp(), c.what, c.key, c.old, c.new                                            --? paired
+        SELECT {generation}, _at, pg_trigger_depth(), c.what, c.key, c.old, c.new                                            --? paired
         FROM unnest(_changed, _what, _old, _new) AS c (key, what, old, new);                                           --? paired
     END IF;
     {ring}

@@ -38,7 +38,7 @@ use crate::journal::fold::{Limit, Snapshot};
 use crate::severity::Severity;
 use crate::watch::{Key, Measure, Watch};
 use ask::Asker;
-use decide::{Changed, Evaluated, Known, Manual};
+use decide::{Changed, Evaluated, Known, Manual, in_order};
 use facts::Facts;
 use refusal::Refusals;
 use write::{Untold, Writer};
@@ -239,14 +239,14 @@ impl Engine {
             found.snapshot = self.client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0);
         }
         let stranger = found.served.iter().any(|id| !self.snapshot_served.contains(id));
-        if stranger && self.snapshot != Snapshot::beginning() {
+        if stranger && (self.snapshot != Snapshot::beginning() || self.changes_snapshot != Snapshot::beginning()) {
             // While it was not ours, complete folds went past its rows: look at everything.
             let marked = std::mem::take(&mut found.marked);
             self.forget_snapshot();
             return self.take_back(true, marked).await;
         }
-        let changes = self.take_changes(&waiting, &mut found.evaluated).await?;
-        let more = found.more || changes.as_ref().is_some_and(|changes| !changes.complete);
+        let mut changes = self.take_changes(&waiting, &mut found.evaluated).await?;
+        let mut more = found.more || changes == Some(false);
         if found.more {
             // A baseline is taken when the last of its keys is.
             found.evaluated.baseline.clear();
@@ -256,7 +256,11 @@ impl Engine {
             Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, found.evaluated, found.now)).await?;
         if let Some(untold) = written {
             self.note_untold(&untold);
-            return self.take_back(true, found.marked).await;
+            if let Untold::Refused { .. } = untold {
+                return self.take_back(true, found.marked).await;
+            }
+            // What was told is committed; the rest waits for the next fold.
+            (more, changes) = (true, changes.map(|_| false));
         }
         self.refusals.heal(&waiting);
         let dry = found.complete && (!chaos::is(Mutation::EvaluateBeforeDry) || found.rows < self.limit.rows());
@@ -266,9 +270,10 @@ impl Engine {
             self.snapshot_served = found.served.into_iter().collect();
         }
         // What waits for a lookup is to be found again.
-        if let Some(Changes { complete: true, snapshot }) = changes
+        // That of the deleting statement, in which this transaction had no number yet: what it causes itself comes after (J6).
+        if changes == Some(true)
             && waiting.is_empty()
-            && let Some(snapshot) = Snapshot::parse(&snapshot)
+            && let Some(snapshot) = Snapshot::parse(&found.snapshot)
         {
             self.changes_snapshot = snapshot;
         }
@@ -382,8 +387,9 @@ impl Engine {
         )
     }
 
-    /// Takes the changes that somebody is to be told; `None` where no watch has rules for any.
-    async fn take_changes(&self, waiting: &[i32], evaluated: &mut Evaluated) -> Result<Option<Changes>, Error> {
+    /// Takes the changes that somebody is to be told, and gives whether these were all; `None` where no watch has rules for
+    /// any.
+    async fn take_changes(&self, waiting: &[i32], evaluated: &mut Evaluated) -> Result<Option<bool>, Error> {
         if !self.served.values().any(|served| served.watch.tells_changes()) {
             return Ok(None);
         }
@@ -398,7 +404,8 @@ impl Engine {
             let Some(served) = row.get::<_, Option<i32>>("watch").and_then(|id| self.served.get(&id)) else { continue };
             evaluated.changes.extend(Changed::read(served, row));
         }
-        Ok(Some(Changes { complete: first.get("complete"), snapshot: first.get("snapshot") }))
+        in_order(&mut evaluated.changes);
+        Ok(Some(first.get("complete")))
     }
 
     /// Evaluates readings that were received, each in turn, and gives how many of them; none, where a lookup cannot be
@@ -409,7 +416,8 @@ impl Engine {
     pub async fn receive(&mut self, readings: &[Received]) -> Result<usize, Error> {
         let now = &readings[..readings.len().min(usize::try_from(self.pace().1).unwrap_or(1))];
         self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
-        Ok(if self.evaluate_received(now).await?.is_none() { now.len() } else { 0 })
+        // What could not be asked for is dirty, and the next fold tells it.
+        Ok(if matches!(self.evaluate_received(now).await?, Some(Untold::Refused { .. })) { 0 } else { now.len() })
     }
 
     /// Evaluates everything that a query watch's sweep gave; a key of which it says nothing is gone.
@@ -438,8 +446,8 @@ impl Engine {
             let (now, later) = rest.split_at(usize::try_from(self.pace().1).unwrap_or(1).min(rest.len()));
             self.begin(&lock).await?;
             match self.evaluate_received(now).await? {
-                None => rest = later,
-                Some(Untold::TooMuch) => {}
+                // What could not be asked for is dirty, and the next sweep, which comes at once, tells it.
+                None | Some(Untold::TooMuch) => rest = later,
                 Some(Untold::Refused { .. }) => return Ok(false),
             }
         }
@@ -475,8 +483,10 @@ impl Engine {
         match Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, evaluated, now)).await? {
             None => Ok(None),
             Some(untold) => {
-                self.client.batch_execute("ROLLBACK").await?;
                 self.note_untold(&untold);
+                if let Untold::Refused { .. } = untold {
+                    self.client.batch_execute("ROLLBACK").await?;
+                }
                 Ok(Some(untold))
             }
         }
@@ -617,12 +627,6 @@ impl Engine {
         }
         found.ok_or_else(|| Error::Failed("the fold gave no row".to_owned()))
     }
-}
-
-/// How far changes were taken.
-struct Changes {
-    complete: bool,
-    snapshot: String,
 }
 
 /// What the deleting statement said.

@@ -155,6 +155,10 @@ pub fn step(state: &State, reading: Reading, policy: &Policy, now: Timestamp) ->
         Some(threshold) => decide(state, &mut next, reading, threshold, policy, now),
     };
 
+    if reading.gone || threshold.is_none() {
+        // What begins again after this is another breach.
+        (next.breach_since, next.clear_since) = (None, None);
+    }
     let change = match decided {
         Decided::Wait => None,
         Decided::Now { severity, reason } => change_between(state.severity, severity, reason),

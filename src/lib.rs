@@ -72,4 +72,5 @@ pub mod chaos;
 pub mod cli;
 pub mod db;
 pub mod error;
+pub mod json;
 pub mod logging;

@@ -16,11 +16,21 @@ pub struct Lookup {
 pub const ROWS_MAX: usize = 100;
 
 impl Lookup {
+    /// The statement around it: the answer's rows as JSON, and its columns, to know their names.
+    pub fn statement(&self) -> String {
+        format!(
+            "SELECT row_to_json(items_listen_answer)::text, items_listen_answer.* FROM (\n{}\n) AS items_listen_answer LIMIT {}",
+            self.sql,
+            ROWS_MAX + 1
+        )
+    }
+
     /// Reads `:name` parameters.
     ///
     /// # Errors
     /// What is wrong with the text, in one line.
     pub fn parse(text: &str) -> Result<Lookup, String> {
+        let text = text.trim().trim_end_matches(';');
         if text.trim().is_empty() {
             return Err("a SELECT is wanted".to_owned());
         }

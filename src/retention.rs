@@ -54,6 +54,8 @@ const EVENTS: &str = "
     DELETE FROM items_listen.event WHERE id IN (
         SELECT e.id FROM items_listen.event e
         WHERE e.id < $3 AND e.at < $1
+          -- Who was told of a row is to be told of its end.
+          AND NOT EXISTS (SELECT FROM items_listen.episode p WHERE p.id = e.episode AND p.resolved_at IS NULL)
           AND NOT EXISTS (SELECT FROM items_listen.storm s JOIN items_listen.watch w ON w.id = s.watch
                           WHERE w.name = e.watch AND s.from_seq <= e.seq)
         ORDER BY e.id LIMIT $2 FOR UPDATE SKIP LOCKED)";

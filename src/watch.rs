@@ -268,6 +268,12 @@ impl Watch {
         sorted(self.include.iter().cloned().chain(named))
     }
 
+    /// The columns that templates name of its lookup's answer.
+    pub fn lookup_columns(&self) -> Vec<String> {
+        let named = self.message.variables().into_iter().chain(self.rules.iter().flat_map(Rule::variables));
+        sorted(named.filter_map(|variable| first_below(&variable, "lookup")))
+    }
+
     /// The columns that `row.*` and `old.*` of its changes have, besides those of the key.
     pub fn change_columns(&self) -> Vec<String> {
         let changing = || self.rules.iter().filter(|rule| rule.on.changes());

@@ -257,6 +257,9 @@ async fn look_at_watch(
     findings: &mut Findings,
 ) -> Result<(), Error> {
     let subject = format!("watch {}", watch.name);
+    if let Err(error) = install::prove_lookup(client, watch).await {
+        findings.error(&subject, error.to_string(), "correct lookup in the configuration");
+    }
     let definition = match (Definition::of(client, watch).await, &watch.source) {
         (Ok(Some(definition)), _) => definition,
         (Ok(None), Source::Query { sql, every }) => {

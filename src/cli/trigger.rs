@@ -16,10 +16,10 @@ use crate::db::session::Purpose;
 use crate::dispatch::gate::PROBE_EVERY;
 use crate::dispatch::send::{Load, Sender};
 use crate::dispatch::{Context, Dispatch};
+use crate::engine::decide::Manual;
+use crate::engine::tell::{self, Seen};
 use crate::engine::{Engine, Served, facts};
 use crate::error::Error;
-use crate::event::{Event, Facts};
-use crate::pusher::body::{self, Body};
 use crate::pusher::classify::{Answer, Verdict, classify, effective_status};
 use crate::pusher::client::Client;
 use crate::severity::{Severity, percent};
@@ -72,8 +72,10 @@ pub(super) async fn run(config: &Config, count: i64, args: &TriggerArgs) -> Resu
     let watch = &config.watches[index];
     resolve_key(config, watch).await?;
     let key = key(watch, &args.keys)?;
-    let found = in_database(config, watch, &key, args).await?;
-    let (threshold, row) = found.unwrap_or_else(|| (watch.threshold_of(&key), None));
+    let found = in_database(config, watch, &key, count, args).await?;
+    let reading =
+        found.unwrap_or_else(|| Reading { key: &key, count, threshold: watch.threshold_of(&key), row: None, lookup: None });
+    let threshold = reading.threshold;
     let severity = watch.policy.scale.classify(count, threshold).unwrap_or(Severity::Info);
     let mut report = Report {
         watch: watch.name.clone(),
@@ -87,11 +89,11 @@ pub(super) async fn run(config: &Config, count: i64, args: &TriggerArgs) -> Resu
     let wanted = watch.rules.iter().any(|rule| rule.wants_manual(severity));
     if wanted {
         report.deliveries = if args.dry_run {
-            render(watch, &key, &report, row)?.into_iter().map(|(delivered, _)| delivered).collect()
+            render(watch, &reading)?.into_iter().map(|(delivered, _)| delivered).collect()
         } else if config.database.is_some() {
-            through_outbox(config, index, &Reading { key: &key, count, threshold, row }, args.timeout).await?
+            through_outbox(config, index, &reading, args.timeout).await?
         } else {
-            directly(config, render(watch, &key, &report, row)?, args.timeout).await?
+            directly(config, render(watch, &reading)?, args.timeout).await?
         };
     }
     show(config, &report, args).await;
@@ -139,57 +141,40 @@ fn key(watch: &Watch, given: &[String]) -> Result<Key, Error> {
     })
 }
 
-/// What would be sent, without the database.
-fn render(watch: &Watch, key: &Key, report: &Report, row: Option<Value>) -> Result<Vec<(Delivered, String)>, Error> {
+/// What would be sent: as the outbox would have it.
+fn render(watch: &Arc<Watch>, reading: &Reading<'_>) -> Result<Vec<(Delivered, String)>, Error> {
+    let served = Served::new(0, 0, Arc::clone(watch));
     let now = jiff::Timestamp::now();
-    let mut event = Event {
-        id: Uuid::now_v7(),
-        alert: None,
+    let manual = Manual {
+        watch: 0,
+        key: reading.key.clone(),
+        count: reading.count,
+        threshold: reading.threshold,
+        row: reading.row.clone(),
         seq: now.as_microsecond(),
-        watch: watch.name.clone(),
-        key: key.object.clone(),
-        transition: "manual",
-        reason: None,
-        severity: Some(report.severity),
-        previous: None,
-        count: Some(report.count),
-        threshold: report.threshold,
-        percent: report.percent,
-        compare: Some(watch.policy.scale.compare.as_str()),
-        message: None,
-        row,
-        at: now,
-        unread_count: None,
     };
-    let facts = Facts::default();
-    event.message = watch.message.render(&facts.context(&event)).ok();
-    let mut rendered = Vec::new();
-    for rule in watch.rules.iter().filter(|rule| rule.wants_manual(report.severity)) {
-        let message = rule.render(&event, &facts).map_err(|what| Error::Failed(format!("the event cannot be sent: {what}")))?;
-        let Some(message) = message else { continue };
-        for endpoint in &rule.endpoints {
-            let body = Body {
-                name: &message.event,
-                channels: &message.channels,
-                data: &message.data,
-                socket_id: message.socket_id.as_deref(),
-            };
-            let body = body::sealed(&body, rule.encryption.get(endpoint))
-                .map_err(|error| Error::Failed(format!("the event cannot be sent: {error}")))?;
-            let delivered = Delivered {
-                endpoint: endpoint.clone(),
-                channels: message.channels.clone(),
-                event: message.event.clone(),
+    // Without a database nobody can be asked: what templates name of the answer is null.
+    let nulls =
+        || [watch.row_columns(), watch.lookup_columns()].concat().into_iter().map(|column| (column, Value::Null)).collect();
+    let lookup = watch.lookup.is_some().then(|| reading.lookup.clone().unwrap_or_else(nulls));
+    let told = tell::manual(&served, &manual, Seen { unread: None, lookup: lookup.as_ref() }, now);
+    let delivered = |outgoing: tell::Outgoing| match outgoing.unsendable {
+        Some(what) => Err(Error::Failed(format!("the event cannot be sent: {what}"))),
+        None => Ok((
+            Delivered {
+                endpoint: outgoing.endpoint,
+                channels: outgoing.channels,
+                event: outgoing.name,
                 state: "pending".into(),
                 status: None,
                 reason: None,
                 ms: None,
                 answer: None,
-            };
-            rendered.push((delivered, body));
-        }
-    }
-    Ok(rendered)
+            },
+            outgoing.body,
+        )),
+    };
+    told.parcels.into_iter().map(delivered).collect()
 }
 
 /// A key that is the table's primary key is known to the database alone.
@@ -213,6 +198,8 @@ struct Reading<'a> {
     count: i64,
     threshold: Option<i64>,
     row: Option<Value>,
+    /// What the watch's lookup answers, where somebody could be asked.
+    lookup: Option<Map<String, Value>>,
 }
 
 fn unavailable(error: Error) -> Error {
@@ -225,21 +212,26 @@ fn unavailable(error: Error) -> Error {
 }
 
 /// The threshold that the database has for this key, and its row. A dry run does without where it cannot be asked.
-async fn in_database(
+async fn in_database<'a>(
     config: &Config,
     watch: &Arc<Watch>,
-    key: &Key,
+    key: &'a Key,
+    count: i64,
     args: &TriggerArgs,
-) -> Result<Option<(Option<i64>, Option<Value>)>, Error> {
+) -> Result<Option<Reading<'a>>, Error> {
     if config.database.is_none() {
         return Ok(None);
     }
     let asked = async {
-        let (client, _, schema) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
+        let (client, connector, schema) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
         if migrate::check_version(&client, &schema).await? != Some(migrate::newest()) {
             return Ok(None);
         }
-        facts::of_key(&client, &schema, watch, key).await.map(Some)
+        let (threshold, row) = facts::of_key(&client, &schema, watch, key).await?;
+        // Otherwise it is asked when it is written.
+        let object = row.as_ref().and_then(Value::as_object);
+        let lookup = if args.dry_run { facts::lookup_of(&connector, watch, key, object).await? } else { None };
+        Ok(Some(Reading { key, count, threshold, row, lookup }))
     };
     match asked.await {
         Err(_) if args.dry_run => Ok(None),

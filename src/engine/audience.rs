@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -31,7 +31,7 @@ enum Waiting {
     Stored {
         id: i64,
         body: String,
-        news: Option<(Uuid, Option<Value>)>,
+        news: Option<(Uuid, Option<Value>, SignedDuration)>,
     },
     /// One that is about to be inserted: the place of its event in the chunk, and its own there.
     New(usize, usize),
@@ -78,7 +78,7 @@ impl Telling<'_> {
             Waiting::Stored { body, news, .. } => {
                 if let Some(united) = united(body, &outgoing) {
                     *body = united;
-                    *news = Some((event, about));
+                    *news = Some((event, about, outgoing.coalesce.unwrap_or_default()));
                     return;
                 }
             }
@@ -117,18 +117,23 @@ impl Telling<'_> {
         Ok(audiences)
     }
 
-    async fn store_waiting(&self, audiences: &HashMap<Who, Audience>) -> Result<(), Error> {
-        let (mut ids, mut bodies, mut events, mut abouts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for audience in audiences.values() {
-            if let Waiting::Stored { id, body, news: Some((event, about)) } = &audience.waiting {
+    async fn store_waiting(&mut self, audiences: &HashMap<Who, Audience>) -> Result<(), Error> {
+        let (mut ids, mut bodies, mut events, mut abouts, mut seconds) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut later = Vec::new();
+        for (who, audience) in audiences {
+            if let Waiting::Stored { id, body, news: Some((event, about, coalesce)) } = &audience.waiting {
                 ids.push(*id);
                 bodies.push(body.as_str());
                 events.push(*event);
                 abouts.push(about);
+                seconds.push(coalesce.as_secs_f64());
+                later.push((who.0.clone(), std::time::Duration::try_from(*coalesce).unwrap_or_default()));
             }
         }
         if !ids.is_empty() {
-            self.client.execute(&self.writer.replace, &[&ids, &bodies, &events, &abouts]).await?;
+            self.client.execute(&self.writer.replace, &[&ids, &bodies, &events, &abouts, &seconds]).await?;
+            self.born.later.extend(later);
         }
         Ok(())
     }

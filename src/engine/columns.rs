@@ -245,6 +245,27 @@ pub(super) const UNREAD: &str = "
     WHERE (u.watch, u.within) IN (SELECT w.watch, w.within FROM unnest($3::text[], $4::jsonb[]) AS w (watch, within))
     GROUP BY u.watch, u.within";
 
+/// The same of whole watches.
+pub(super) const UNREAD_WHOLE: &str = "
+    SELECT e.watch, count(*)
+    FROM items_listen.episode e LEFT JOIN items_listen.alert_read r ON r.episode = e.id
+    WHERE e.watch = ANY ($1::text[]) AND (r.read_seq IS DISTINCT FROM e.unread_seq OR e.id = ANY ($2::uuid[]))
+    GROUP BY e.watch";
+
+/// The next fold evaluates these.
+pub(super) const LEAVE: &str = "
+    UPDATE items_listen.count c SET dirty = greatest(c.dirty, l.dirty)
+    FROM unnest($1::int[], $2::text[], $3::smallint[]) AS l (watch, key, dirty)
+    WHERE c.watch = l.watch AND c.key = l.key";
+
+/// In the order in which rows were changed, which is now that of the clock alone.
+pub(super) const GIVE_BACK: &str = "
+    INSERT INTO items_listen.change (generation, at, depth, change, key, old, new)
+    SELECT b.generation, b.at, 1, b.change, b.key, b.old, b.new
+    FROM unnest($1::int[], $2::timestamptz[], $3::text[], $4::text[], $5::json[], $6::json[])
+         WITH ORDINALITY AS b (generation, at, change, key, old, new, ord)
+    ORDER BY b.ord";
+
 /// The row of the last event of each episode.
 pub(super) const ROWS: &str = "
     SELECT e.id, (SELECT v.row::text FROM items_listen.event v
@@ -262,8 +283,11 @@ pub(super) const AUDIENCES: &str = "
 
 /// What an audience is to be told takes later changes in.
 pub(super) const REPLACE: &str = "
-    UPDATE items_listen.delivery d SET body = n.body, event_id = n.event_id, about = n.about
-    FROM unnest($1::bigint[], $2::text[], $3::uuid[], $4::jsonb[]) AS n (id, body, event_id, about)
+    UPDATE items_listen.delivery d
+    SET body = n.body, event_id = n.event_id, about = n.about,
+        -- A clock that was set back holds nothing up for longer than was asked for.
+        due_at = least(d.due_at, clock_timestamp() + make_interval(secs => n.seconds))
+    FROM unnest($1::bigint[], $2::text[], $3::uuid[], $4::jsonb[], $5::float8[]) AS n (id, body, event_id, about, seconds)
     WHERE d.id = n.id";
 
 /// One that is told at once is told now, and not when the fold began.

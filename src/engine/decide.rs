@@ -2,6 +2,8 @@
 //!
 //! No I/O: the state machine is `evaluate`, this puts its answer beside the key it is about.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
@@ -79,8 +81,40 @@ pub struct Changed {
     pub old: Option<Map<String, Value>>,
     /// … and as they are.
     pub new: Option<Map<String, Value>>,
+    /// The transaction, the trigger's clock, and how deep in other triggers the statement ran.
+    pub statement: (String, Timestamp, i32),
+    /// When the row was changed, as far as the order of changes goes.
+    pub began: Timestamp,
     /// Its event's number.
     pub seq: i64,
+}
+
+/// Puts changes into the order in which rows were changed. A statement that a trigger ran ends, and is written, before the
+/// one that caused it, whose rows were changed before: so the latter goes before those just before it that ran deeper in
+/// the same transaction. Their numbers stay in order.
+pub fn in_order(changes: &mut [Changed]) {
+    let mut began: HashMap<(String, Timestamp, i32), Timestamp> = HashMap::new();
+    let mut open: HashMap<String, Vec<(i32, Timestamp)>> = HashMap::new();
+    for changed in changes.iter() {
+        let (xid, at, depth) = &changed.statement;
+        if began.contains_key(&changed.statement) {
+            continue;
+        }
+        let before = open.entry(xid.clone()).or_default();
+        let mut first = *at;
+        while let Some((_, inner)) = before.pop_if(|(other, _)| *other > *depth) {
+            first = first.min(inner);
+        }
+        before.push((*depth, first));
+        began.insert(changed.statement.clone(), first);
+    }
+    let mut seqs: Vec<i64> = changes.iter().map(|changed| changed.seq).collect();
+    seqs.sort_unstable();
+    for changed in changes.iter_mut() {
+        changed.began = began.get(&changed.statement).copied().unwrap_or(changed.began);
+    }
+    changes.sort_by_key(|changed| (changed.began, changed.statement.2));
+    changes.iter_mut().zip(seqs).for_each(|(changed, seq)| changed.seq = seq);
 }
 
 impl Changed {
@@ -91,11 +125,13 @@ impl Changed {
         // Columns that are named since it was written are null.
         let columns = served.watch.change_columns();
         let object = |name: &str| {
-            let object = serde_json::from_str(row.get::<_, Option<&str>>(name)?).ok()?;
+            let object = crate::json::object(row.get::<_, Option<&str>>(name)?).ok()?;
             Some(with_nulls(&columns, object))
         };
         let (old, new) = (object("old"), object("new"));
-        Some(Changed { watch: served.id, key: row.get("key"), change, old, new, seq: row.get("seq") })
+        let statement = (row.get("xid"), row.get("at"), row.get("depth"));
+        let began = row.get("at");
+        Some(Changed { watch: served.id, key: row.get("key"), change, old, new, statement, began, seq: row.get("seq") })
     }
 
     /// The row as it is, or was last.

@@ -198,7 +198,7 @@ impl Groups {
                 rule.wants_transition(*transition, *previous, event.severity.unwrap_or(Severity::Info))
             });
             let Some((event, _, _, true)) = last else { continue };
-            let channels = if self.constant[index] { None } else { Some(rule.channels_of(event)) };
+            let channels = if self.constant[index] { None } else { Some(rule.channels_of(event, &facts_of(event))) };
             if channels.as_ref().is_none_or(|channels| *channels != Ok(Vec::new())) {
                 self.found.entry((index, channels)).or_default().add(event, low);
             }
@@ -271,7 +271,7 @@ impl Group {
             // One alone is told as what it is.
             let lane_key = Key::from_object(served.watch.key(), &only.key).map_or(lane, |key| key.text);
             let only = Event { unread_count: unread, ..only };
-            let parcels = outgoing(rule, &only, &Facts::default());
+            let parcels = outgoing(rule, &only, &facts_of(&only));
             return Told { event: only, lane_key, parcels, digest: false, stored: true };
         }
         let key = Key { text: lane, object: self.common.take().unwrap_or_default() };
@@ -279,10 +279,11 @@ impl Group {
         event.transition = "digest";
         event.severity = self.worst.first().and_then(|event| event.severity).or(Some(Severity::Info));
         event.message = Some(self.message(&served.watch.name));
-        event.row = Some(self.details(&served.watch.row_columns()));
+        let watch = &served.watch;
+        event.row = Some(self.details(&[watch.row_columns(), watch.lookup_columns()].concat()));
         let rendered = match channels {
-            None => rule.render(&event, &Facts::default()),
-            Some(Ok(channels)) => rule.render_to(&event, channels),
+            None => rule.render(&event, &facts_of(&event)),
+            Some(Ok(channels)) => rule.render_to(&event, &facts_of(&event), channels),
             Some(Err(what)) => Err(what),
         };
         Told { lane_key: key.text, parcels: tell::rendered(rule, &event, rendered), event, digest: false, stored: false }
@@ -318,4 +319,9 @@ impl Group {
         details.insert("worst".to_owned(), worst.collect());
         Value::Object(details)
     }
+}
+
+/// What a template sees besides: a row holds the lookup's answer too.
+fn facts_of(event: &Event) -> Facts {
+    Facts { lookup: event.row.as_ref().and_then(Value::as_object).cloned(), ..Facts::default() }
 }

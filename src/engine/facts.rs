@@ -6,14 +6,17 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Map, Value};
 use tokio_postgres::Client;
 use tokio_postgres::types::Json;
 
 use super::Served;
+use super::ask::{Asker, NoAnswer};
 use crate::db::schema::Schema;
+use crate::db::session::Connector;
 use crate::db::{literal, quote};
 use crate::error::Error;
-use crate::journal::columns;
+use crate::journal::columns::{self, ROW};
 use crate::watch::{Key, Source, Watch};
 
 /// Up to so many columns of a key each combination of them is looked up by the primary key of `threshold`.
@@ -42,41 +45,60 @@ impl Facts {
     /// Those of a watch whose key has columns of these types.
     async fn find(client: &Client, id: i32, watch: &Watch, types: &[u32]) -> Result<Option<Facts>, Error> {
         let Some(relation) = watch.source.relation() else { return Ok(None) };
-        let sql = "SELECT format_type(k.type, NULL),
+        // Of a domain the type that it is based on: its checks are about rows, not about what we look for.
+        let sql = "WITH RECURSIVE base (ord, typ) AS (
+                       SELECT k.ord, k.type FROM unnest($1::oid[]) WITH ORDINALITY AS k (type, ord)
+                       UNION ALL
+                       SELECT b.ord, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd')
+                   SELECT t.typname::text,
                           coalesce((SELECT a.attnotnull FROM pg_attribute a
                                     WHERE a.attrelid = to_regclass($3) AND a.attname = k.name AND NOT a.attisdropped), false)
-                   FROM unnest($1::oid[], $2::text[]) WITH ORDINALITY AS k (type, name, ord) ORDER BY k.ord";
+                   FROM unnest($2::text[]) WITH ORDINALITY AS k (name, ord)
+                   JOIN base b ON b.ord = k.ord JOIN pg_type t ON t.oid = b.typ
+                   WHERE t.typtype <> 'd' ORDER BY k.ord";
         let rows = client.query(sql, &[&types, &watch.key(), &relation.quoted()]).await?;
-        let columns: Vec<(String, bool)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(Facts::build(id, watch, &columns))
+        let key: Vec<(String, bool)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
+        let rows = client.query(sql, &[&relation.quoted()]).await?;
+        let has: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        Ok(Facts::build(id, watch, &key, &has))
     }
 
-    /// From the type of each column of the key, and whether it is never NULL.
-    fn build(id: i32, watch: &Watch, columns: &[(String, bool)]) -> Option<Facts> {
+    /// From the type of each column of the key, and whether it is never NULL; and the columns that the table has.
+    fn build(id: i32, watch: &Watch, types: &[(String, bool)], has: &[String]) -> Option<Facts> {
         let relation = watch.source.relation()?.quoted();
         let key = watch.key();
         let mut matching = Vec::with_capacity(key.len());
-        for (index, (column, (kind, not_null))) in key.iter().zip(columns).enumerate() {
+        for (index, (column, (kind, not_null))) in key.iter().zip(types).enumerate() {
             // Only of what is never NULL does an index know at once.
             let equals = if *not_null { "=" } else { "IS NOT DISTINCT FROM" };
-            matching.push(format!(
-                "w.{} {equals} (CASE WHEN r.watch = {id} AND r.rows <> 0 AND jsonb_array_length(r.key::jsonb) = {} \
-                 THEN r.key::jsonb ->> {index} END)::{kind}",
-                quote(column),
+            let text = format!(
+                "(CASE WHEN r.watch = {id} AND r.rows <> 0 AND jsonb_array_length(r.key::jsonb) = {} THEN r.key::jsonb ->> {index} END)",
                 key.len()
-            ));
+            );
+            let value = match kind.as_str() {
+                // As `Column::key_part` wrote it; what PostgreSQL writes after the time it reads there, too.
+                "timestamptz" => format!("replace(replace({text}, 'infinityZ', 'infinity'), ' BCZ', 'Z BC')::timestamptz"),
+                kind => format!("{text}::{}", quote(kind)),
+            };
+            matching.push(format!("{ROW}.{} {equals} {value}", quote(column)));
         }
         let threshold = watch.threshold_column.as_deref().map_or_else(|| "NULL::bigint".to_owned(), columns::threshold);
-        let told = watch.row_columns();
+        // What the table has not, the lookup finds; and what it asks with is the row's.
+        let mut told = watch.row_columns();
+        told.extend(watch.lookup.iter().flat_map(|lookup| lookup.parameters.iter().cloned()));
+        told.retain(|name| has.contains(name) || watch.lookup.is_none());
+        told.sort_unstable();
+        told.dedup();
         let row = if told.is_empty() {
             "NULL::text".to_owned()
         } else {
-            let pairs: Vec<String> = told.iter().map(|name| format!("{}, w.{}", literal(name), quote(name))).collect();
+            let pairs: Vec<String> = told.iter().map(|name| format!("{}, {ROW}.{}", literal(name), quote(name))).collect();
             // Not jsonb, into which not every json can be turned.
             format!("json_build_object({})::text", pairs.join(", "))
         };
         let branch = format!(
-            "(SELECT {threshold}, {row} FROM {relation} AS w WHERE r.watch = {id} AND r.rows <> 0 AND {} LIMIT 1)",
+            "(SELECT {threshold}, {row} FROM {relation} AS {ROW} WHERE r.watch = {id} AND r.rows <> 0 AND {} LIMIT 1)",
             matching.join(" AND ")
         );
         Some(Facts { relation, branch })
@@ -87,7 +109,9 @@ impl Facts {
 pub(super) fn needs_table(watch: &Watch) -> bool {
     matches!(watch.source, Source::Table { .. })
         && watch.has_row()
-        && (watch.threshold_column.is_some() || !watch.row_columns().is_empty())
+        && (watch.threshold_column.is_some()
+            || !watch.row_columns().is_empty()
+            || watch.lookup.as_ref().is_some_and(|lookup| !lookup.parameters.is_empty()))
 }
 
 /// `LATERAL (…)`: threshold and row of the key in `r`.
@@ -107,12 +131,14 @@ pub(super) fn lateral_thresholds<'a>(schema: &Schema, served: impl Iterator<Item
     if names.is_empty() {
         return "(SELECT NULL::bigint, true LIMIT 0)".to_owned();
     }
-    schema.sql(&format!(
+    // Nothing in what is configured is taken for our schema's name.
+    let table = format!("{}.threshold", schema.name());
+    format!(
         "SELECT t.threshold, true FROM unnest(CASE r.watch{candidates} END) WITH ORDINALITY AS c (key, ord)
-         JOIN items_listen.threshold t ON t.watch = (CASE r.watch{names} END) AND t.key = c.key
-         WHERE (SELECT EXISTS (SELECT FROM items_listen.threshold))
+         JOIN {table} t ON t.watch = (CASE r.watch{names} END) AND t.key = c.key
+         WHERE (SELECT EXISTS (SELECT FROM {table}))
          ORDER BY c.ord LIMIT 1"
-    ))
+    )
 }
 
 /// The keys in `threshold` that are about the key in `r`, the most specific first.
@@ -125,12 +151,13 @@ fn candidate_keys(schema: &Schema, watch: &Watch) -> String {
     };
     if key.len() > COMBINED_COLUMNS_MAX {
         let whole: Vec<usize> = (0..key.len()).collect();
-        return schema.sql(&format!(
-            "ARRAY(SELECT u.key FROM items_listen.threshold u WHERE u.watch = {} AND {} @> u.key
+        return format!(
+            "ARRAY(SELECT u.key FROM {}.threshold u WHERE u.watch = {} AND {} @> u.key
                    ORDER BY (SELECT count(*) FROM jsonb_object_keys(u.key)) DESC, u.key)",
+            schema.name(),
             literal(&watch.name),
             object(&whole)
-        ));
+        );
     }
     let mut combinations: Vec<Vec<usize>> =
         (0..1_usize << key.len()).map(|bits| (0..key.len()).filter(|index| bits & (1 << index) != 0).collect()).collect();
@@ -138,6 +165,26 @@ fn candidate_keys(schema: &Schema, watch: &Watch) -> String {
     combinations.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
     let all: Vec<String> = combinations.iter().map(|columns| object(columns)).collect();
     format!("ARRAY[{}]::jsonb[]", all.join(", "))
+}
+
+/// What a watch's lookup answers for one key, outside any fold.
+///
+/// # Errors
+/// It cannot be asked.
+pub async fn lookup_of(
+    connector: &Connector,
+    watch: &std::sync::Arc<Watch>,
+    key: &Key,
+    row: Option<&Map<String, Value>>,
+) -> Result<Option<Map<String, Value>>, Error> {
+    let Some(lookup) = &watch.lookup else { return Ok(None) };
+    let served = Served::new(0, 0, std::sync::Arc::clone(watch));
+    let value = |name: &str| key.object.get(name).or_else(|| row?.get(name)).cloned().unwrap_or_default();
+    match Asker::new(connector).ask(&served, lookup, value).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(NoAnswer::Refused(error)) => Err(Error::Failed(format!("lookup: {error}"))),
+        Err(NoAnswer::TooMuch) => Ok(None),
+    }
 }
 
 /// What the database says of one key, outside any fold: its threshold, and its row.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Served;
-use super::decide::{Changed, Decision, Manual};
+use super::decide::{Changed, Decision, Manual, with_nulls};
 use crate::coalesce;
 use crate::event::rule::{Message, Rule};
 use crate::event::{Event, Facts};
@@ -87,7 +87,7 @@ pub(crate) fn decision(served: &Served, decision: &Decision, seen: Seen<'_>, now
     let rules = &served.watch.rules;
     let key = served.watch.key_from_text(&decision.key);
     let at = decision.state.last_at.filter(|_| decision.change.is_some()).unwrap_or(now);
-    let row: Option<Map<String, Value>> = decision.row.as_deref().and_then(|row| serde_json::from_str(row).ok());
+    let row: Option<Map<String, Value>> = decision.row.as_deref().and_then(|row| crate::json::object(row).ok());
     let mut told = Vec::new();
     let wants_change = |rule: &&Rule| {
         decision.change.is_some_and(|change| rule.wants_transition(change.transition, change.previous, change.severity))
@@ -122,13 +122,15 @@ pub(crate) fn is_told(served: &Served, decision: &Decision) -> bool {
     !decision.silent && (decision.change.is_some() || served.watch.rules.iter().any(|rule| rule.on.reading()))
 }
 
-pub(super) fn manual(served: &Served, manual: &Manual, seen: Seen<'_>, now: Timestamp) -> Told {
+pub(crate) fn manual(served: &Served, manual: &Manual, seen: Seen<'_>, now: Timestamp) -> Told {
     let watch = &served.watch;
     let severity = watch.policy.scale.classify(manual.count, manual.threshold).unwrap_or(Severity::Info);
     let mut event = event(served, &manual.key, manual.count, manual.threshold, manual.seq, now, seen.unread);
     event.transition = "manual";
     event.severity = Some(severity);
-    let row = manual.row.as_ref().and_then(Value::as_object);
+    // A key without a row may be triggered too: what templates name is null.
+    let none = served.watch.has_row().then(|| with_nulls(&served.watch.row_columns(), Map::new()));
+    let row = manual.row.as_ref().and_then(Value::as_object).or(none.as_ref());
     publish(event, &manual.key.text, served, row, seen, watch.rules.iter().filter(|rule| rule.wants_manual(severity)))
 }
 
@@ -273,7 +275,7 @@ fn unsendable(rule: &Rule, endpoint: &str, channels: Vec<String>, name: &str, wh
         channels,
         name: name.to_owned(),
         body: String::new(),
-        unsendable: Some(what.to_owned()),
+        unsendable: Some(what.replace('\0', "\u{fffd}")),
         collapse: rule.collapses.then(|| short_hash(&format!("[] {name}"))),
         coalesce: None,
         due: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{Json, ToSql};
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ use crate::chaos::{self, Mutation, point};
 use crate::db::schema::Schema;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
-use crate::evaluate::Transition;
+use crate::evaluate::{self, Transition};
 use crate::outbox::{Lane, Parcel};
 use crate::pusher::classify::Reason;
 use crate::watch::Watch;
@@ -37,6 +37,9 @@ pub(super) struct Writer {
     dispatch: Dispatch,
     unread: Statement,
     rows: Statement,
+    leave: Statement,
+    give_back: Statement,
+    unread_whole: Statement,
     pub(super) audiences: Statement,
     pub(super) replace: Statement,
     pub(super) audience: Statement,
@@ -64,6 +67,9 @@ impl Writer {
             dispatch,
             unread: prepare(columns::UNREAD).await?,
             rows: prepare(columns::ROWS).await?,
+            leave: prepare(columns::LEAVE).await?,
+            give_back: prepare(columns::GIVE_BACK).await?,
+            unread_whole: prepare(columns::UNREAD_WHOLE).await?,
             audiences: prepare(columns::AUDIENCES).await?,
             replace: prepare(columns::REPLACE).await?,
             audience: prepare(columns::AUDIENCE).await?,
@@ -98,10 +104,16 @@ impl Writer {
         let mut told = Telling::new(self, client, now);
         digest::tell_and_admit(&mut told, served, &mut evaluated, now).await?;
         // Chunk by chunk: a storm takes no more memory than one, and the server is not left waiting in a transaction.
+        let mut left = false;
         let mut rest = evaluated.decisions.as_slice();
         while !rest.is_empty() {
             let (events, taken) = match decided(asker, served, rest, &unread, now).await {
                 Ok(decided) => decided,
+                Err(Untold::TooMuch) => {
+                    left = true;
+                    self.leave(client, rest).await?;
+                    break;
+                }
                 Err(untold) => return Ok(Some(untold)),
             };
             let (chunk, after) = rest.split_at(taken);
@@ -115,14 +127,26 @@ impl Writer {
                 self.store_states(client, chunk).await?;
             }
         }
+        let left_keys: HashSet<(i32, String)> = rest.iter().map(|decision| (decision.watch, decision.key.clone())).collect();
         let mut rest = evaluated.changes.as_slice();
         while !rest.is_empty() {
             let (events, taken) = match changed(asker, served, rest, &unread, now).await {
                 Ok(changed) => changed,
+                Err(Untold::TooMuch) => {
+                    left = true;
+                    self.give_back(client, served, rest).await?;
+                    break;
+                }
                 Err(untold) => return Ok(Some(untold)),
             };
             rest = &rest[taken..];
             told.tell_audiences(events).await?;
+        }
+        if left {
+            evaluated.clean.retain(|key| !left_keys.contains(key));
+            evaluated.empty.retain(|key| !left_keys.contains(key));
+            // A baseline is taken when the last of its keys is.
+            evaluated.baseline.clear();
         }
         let born = told.born;
         point!("fold.states");
@@ -135,7 +159,35 @@ impl Writer {
             client.batch_execute("BEGIN").await?;
         }
         self.commit(client, born).await?;
-        Ok(None)
+        Ok(left.then_some(Untold::TooMuch))
+    }
+
+    /// Leaves keys to the next fold: there is no time to ask for what is to be told of them.
+    async fn leave(&self, client: &Client, rest: &[Decision]) -> Result<(), Error> {
+        let watches: Vec<i32> = rest.iter().map(|decision| decision.watch).collect();
+        let keys: Vec<&str> = rest.iter().map(|decision| decision.key.as_str()).collect();
+        let dirty: Vec<i16> = rest
+            .iter()
+            .map(
+                |decision| if decision.change.is_some_and(|change| change.reason == evaluate::Reason::Threshold) { 2 } else { 1 },
+            )
+            .collect();
+        client.execute(&self.leave, &[&watches, &keys, &dirty]).await?;
+        Ok(())
+    }
+
+    /// Gives changes back: as they were, but for their transaction, which is this one.
+    async fn give_back(&self, client: &Client, served: &HashMap<i32, Served>, rest: &[Changed]) -> Result<(), Error> {
+        let json = |row: &Option<Map<String, Value>>| row.clone().map(|row| Json(Value::Object(row)));
+        let generations: Vec<i32> =
+            rest.iter().map(|changed| served.get(&changed.watch).map_or(0, |served| served.generation)).collect();
+        let ats: Vec<Timestamp> = rest.iter().map(|changed| changed.began).collect();
+        let whats: Vec<&str> = rest.iter().map(|changed| changed.change.as_str()).collect();
+        let keys: Vec<&str> = rest.iter().map(|changed| changed.key.as_str()).collect();
+        let olds: Vec<_> = rest.iter().map(|changed| json(&changed.old)).collect();
+        let news: Vec<_> = rest.iter().map(|changed| json(&changed.new)).collect();
+        client.execute(&self.give_back, &[&generations, &ats, &whats, &keys, &olds, &news]).await?;
+        Ok(())
     }
 
     /// Writes a manual trigger and commits; gives the ids of its deliveries.
@@ -223,15 +275,41 @@ impl Writer {
     ) -> Result<Unread, Error> {
         let escalated: Vec<Uuid> = of(evaluated, Transition::Escalated).filter_map(|decision| decision.about).collect();
         let mut unread = Unread::default();
-        let (mut by, mut within) = (BTreeMap::new(), BTreeSet::new());
+        let (mut by, mut within, mut whole) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         for (served, key) in wanted {
             let watch = &served.watch;
+            if watch.unread_by.is_empty() {
+                whole.insert(watch.name.as_str());
+                continue;
+            }
             by.entry(watch.name.clone()).or_insert_with(|| json!(watch.unread_by));
             within.insert((watch.name.clone(), watch.unread_within(key)));
         }
-        if by.is_empty() {
-            return Ok(unread);
+        if !whole.is_empty() {
+            let names: Vec<&str> = whole.into_iter().collect();
+            unread.0.extend(names.iter().map(|name| (((*name).to_owned(), "[]".to_owned()), 0)));
+            let rows = client.query(&self.unread_whole, &[&names, &escalated]).await?;
+            unread.0.extend(rows.iter().map(|row| ((row.get(0), "[]".to_owned()), row.get(1))));
         }
+        if !by.is_empty() {
+            self.count_within(client, by, within, &escalated, &mut unread).await?;
+        }
+        for raised in of(evaluated, Transition::Raised) {
+            if let Some(served) = served.get(&raised.watch) {
+                unread.add(&served.watch, &served.watch.key_from_text(&raised.key).object);
+            }
+        }
+        Ok(unread)
+    }
+
+    async fn count_within(
+        &self,
+        client: &Client,
+        by: BTreeMap<String, Value>,
+        within: BTreeSet<(String, String)>,
+        escalated: &[Uuid],
+        unread: &mut Unread,
+    ) -> Result<(), Error> {
         let (watches, columns): (Vec<String>, Vec<Value>) = by.into_iter().unzip();
         let parts: Vec<Value> = within.iter().map(|(_, within)| serde_json::from_str(within).unwrap_or_default()).collect();
         let names: Vec<&str> = within.iter().map(|(watch, _)| watch.as_str()).collect();
@@ -244,12 +322,7 @@ impl Writer {
         for group in within {
             unread.0.entry(group).or_insert(0);
         }
-        for raised in of(evaluated, Transition::Raised) {
-            if let Some(served) = served.get(&raised.watch) {
-                unread.add(&served.watch, &served.watch.key_from_text(&raised.key).object);
-            }
-        }
-        Ok(unread)
+        Ok(())
     }
 
     /// Opens the cursor `digest` over a watch's window.
@@ -479,7 +552,7 @@ pub(super) struct Born {
     /// Endpoints with deliveries that were not born leased: somebody has to claim them.
     waiting: HashSet<String>,
     /// Endpoints with deliveries that are due later, and after how long.
-    later: Vec<(String, Duration)>,
+    pub(super) later: Vec<(String, Duration)>,
 }
 
 /// Why nothing is written.
@@ -550,8 +623,15 @@ async fn decided(
         let Some(served) = served.get(&decision.watch).filter(|_| !decision.silent) else { continue };
         let key = served.watch.key_from_text(&decision.key).object;
         let lookup = if served.watch.lookup.is_some() && tell::is_told(served, decision) {
-            let row: Option<Map<String, Value>> = decision.row.as_deref().and_then(|row| serde_json::from_str(row).ok());
-            ask(asker, served, &key, row.as_ref()).await?
+            let row: Option<Map<String, Value>> = decision.row.as_deref().and_then(|row| crate::json::object(row).ok());
+            match ask(asker, served, &key, row.as_ref()).await {
+                // What was asked before is told.
+                Err(Untold::TooMuch) if taken > 1 => {
+                    taken -= 1;
+                    break;
+                }
+                asked => asked?,
+            }
         } else {
             None
         };
@@ -577,7 +657,13 @@ async fn changed(
         taken += 1;
         let Some(served) = served.get(&changed.watch) else { continue };
         let key = served.watch.key_from_text(&changed.key).object;
-        let lookup = ask(asker, served, &key, changed.row()).await?;
+        let lookup = match ask(asker, served, &key, changed.row()).await {
+            Err(Untold::TooMuch) if taken > 1 => {
+                taken -= 1;
+                break;
+            }
+            asked => asked?,
+        };
         let seen = Seen { unread: unread.of(&served.watch, &key), lookup: lookup.as_ref() };
         events.extend(tell::change(served, changed, seen, now));
     }

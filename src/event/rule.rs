@@ -231,16 +231,16 @@ impl Rule {
     ///
     /// # Errors
     /// As [`Rule::render`].
-    pub fn render_to(&self, event: &Event, channels: Vec<String>) -> Result<Option<Message>, String> {
-        self.render_for(event, &Facts::default().context(event), channels)
+    pub fn render_to(&self, event: &Event, facts: &Facts, channels: Vec<String>) -> Result<Option<Message>, String> {
+        self.render_for(event, &facts.context(event), channels)
     }
 
     /// The channels of an event, without duplicates; none where nothing is to be sent.
     ///
     /// # Errors
     /// As [`Rule::render`].
-    pub fn channels_of(&self, event: &Event) -> Result<Vec<String>, String> {
-        self.expand(&Facts::default().context(event))
+    pub fn channels_of(&self, event: &Event, facts: &Facts) -> Result<Vec<String>, String> {
+        self.expand(&facts.context(event))
     }
 
     /// Whether all events of a watch go to the same channels.

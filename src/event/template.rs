@@ -17,6 +17,8 @@ const FUEL: u64 = 10_000;
 #[derive(Debug)]
 pub struct Text {
     source: &'static str,
+    /// Its values are encoded, and marked.
+    is_channel: bool,
     template: Template<'static, 'static>,
 }
 
@@ -26,7 +28,7 @@ impl Text {
     /// # Errors
     /// What is wrong with it, in one line.
     pub fn try_new(source: &str) -> Result<Text, String> {
-        Text::compile(text_environment(), source)
+        Text::compile(text_environment(), source, false)
     }
 
     /// Compiles a template whose values are encoded for channel names.
@@ -37,13 +39,13 @@ impl Text {
         if source.contains('\0') {
             return Err("a NUL cannot be part of a channel".to_owned());
         }
-        Text::compile(channel_environment(), source)
+        Text::compile(channel_environment(), source, true)
     }
 
-    fn compile(environment: &'static Environment<'static>, source: &str) -> Result<Text, String> {
+    fn compile(environment: &'static Environment<'static>, source: &str, is_channel: bool) -> Result<Text, String> {
         let source: &'static str = Box::leak(source.to_owned().into_boxed_str());
         let template = environment.template_from_str(source).map_err(|error| one_line(&error))?;
-        Ok(Text { source, template })
+        Ok(Text { source, is_channel, template })
     }
 
     /// The template as it was written.
@@ -56,7 +58,9 @@ impl Text {
     /// # Errors
     /// What went wrong, in one line.
     pub fn render(&self, context: &Value) -> Result<String, String> {
-        caught(|| self.template.render(context))
+        let rendered = caught(|| self.template.render(context))?;
+        // No database text can hold a NUL, and a row's json may; in a channel it is a mark of ours.
+        Ok(if self.is_channel || !rendered.contains('\0') { rendered } else { rendered.replace('\0', "\u{fffd}") })
     }
 
     /// The variables it uses, with their paths: `count`, `key.tenant_id`.

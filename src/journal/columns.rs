@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::Error;
 
 use crate::db::quote;
+use crate::watch::KEY_BYTES_MAX;
 
 /// A column.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,11 +54,25 @@ pub fn key_text(parts: &[String]) -> String {
     if parts.is_empty() { "'[]'::text".to_owned() } else { format!("jsonb_build_array({})::text", parts.join(", ")) }
 }
 
+/// What a row is called where a person's SQL stands beside ours: nothing of theirs is called so.
+pub const ROW: &str = "items_listen_row";
+
+/// The key as it is stored, from `r.key`: a long one, which could not be indexed, becomes its hash.
+pub fn stored_key(columns: &[Column], key: &[String]) -> String {
+    if !columns.iter().any(|column| key.contains(&column.name) && column.is_text()) {
+        return "r.key".to_owned();
+    }
+    format!(
+        "CASE WHEN octet_length(r.key) <= {KEY_BYTES_MAX} THEN r.key \
+         ELSE '[\"sha256:' || encode(sha256(convert_to(r.key, 'UTF8')), 'hex') || '\"]' END"
+    )
+}
+
 /// What a threshold column says of one row: a fraction is rounded down, and what is no number is none.
 pub fn threshold(column: &str) -> String {
     let column = quote(column);
     format!(
-        "CASE WHEN w.{column} BETWEEN -9223372036854775808 AND 9223372036854775807 THEN floor(w.{column}::numeric)::bigint END"
+        "CASE WHEN {ROW}.{column} BETWEEN -9223372036854775808 AND 9223372036854775807 THEN floor({ROW}.{column}::numeric)::bigint END"
     )
 }
 
@@ -97,7 +112,7 @@ impl Measured {
             return number;
         }
         format!(
-            "(SELECT CASE WHEN m = trunc(m) AND m NOT IN ('NaN', 'Infinity', '-Infinity') THEN m ELSE {}.not_whole(m) END \
+            "(SELECT CASE WHEN m = trunc(m) AND abs(m) < 1e30 THEN m ELSE {}.not_whole(m) END \
              FROM (SELECT {number} AS m) AS measured)",
             schema.name()
         )
@@ -119,7 +134,7 @@ pub async fn of_table(client: &Client, oid: u32) -> Result<Vec<Column>, Error> {
 /// # Errors
 /// What PostgreSQL says about the query.
 pub async fn of_query(client: &Client, sql: &str) -> Result<Vec<Column>, Error> {
-    let statement = client.prepare(&format!("SELECT * FROM (\n{sql}\n) AS q")).await?;
+    let statement = client.prepare(&format!("SELECT * FROM (\n{sql}\n) AS {ROW}")).await?;
     named(client, statement.columns().iter().map(|column| (column.name().to_owned(), column.type_().oid())).collect()).await
 }
 

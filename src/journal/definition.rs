@@ -6,7 +6,7 @@ use super::columns::{self, Column, Measured};
 use crate::db::quote;
 use crate::error::Error;
 use crate::event::rule::Change;
-use crate::watch::{KEY_BYTES_MAX, Measure, Relation, Source, Watch};
+use crate::watch::{Measure, Relation, Source, Watch};
 
 /// The SQL of a table watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Definition {
             Measure::Rows | Measure::Sum(_) => condition.clone(),
         };
         Ok(Some(Definition {
-            key: stored_key(&table, watch.key()),
+            key: columns::stored_key(&table, watch.key()),
             parts,
             counts: watch.counts(),
             update: conditional || !watch.key().is_empty() || measure.is_some(),
@@ -241,11 +241,6 @@ fn key_parts(table: &[Column], relation: &Relation, key: &[String]) -> Result<(S
     Ok((columns::key_text(&parts), types))
 }
 
-fn stored_key(table: &[Column], key: &[String]) -> String {
-    let may_be_long = table.iter().any(|column| key.contains(&column.name) && column.is_text());
-    if may_be_long { hashed_if_long() } else { "r.key".to_owned() }
-}
-
 fn no_column(what: &str, relation: &Relation, name: &str, table: &[Column]) -> Error {
     let hint = crate::config::reader::nearest(name, table.iter().map(|column| column.name.as_str()));
     Error::Failed(format!("{what}: the table {relation} has no column \"{name}\"{hint}"))
@@ -343,11 +338,4 @@ fn columns_told(watch: &Watch, table: &[Column]) -> Vec<String> {
     told.sort_unstable();
     told.dedup();
     told
-}
-
-fn hashed_if_long() -> String {
-    format!(
-        "CASE WHEN octet_length(r.key) <= {KEY_BYTES_MAX} THEN r.key \
-         ELSE '[\"sha256:' || encode(sha256(convert_to(r.key, 'UTF8')), 'hex') || '\"]' END"
-    )
 }

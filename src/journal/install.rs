@@ -51,6 +51,7 @@ pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baselin
     if let Source::Query { sql, .. } = &watch.source {
         sweep::Sweep::of(client, schema, watch, sql).await?;
     }
+    prove_lookup(client, watch).await?;
     let text = text(watch, definition.as_ref());
     let known = find(client, schema, &watch.name).await?;
     let installed = match known {
@@ -68,6 +69,19 @@ pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baselin
         complete(client, schema, installed.id).await?;
     }
     Ok(installed)
+}
+
+/// Looks whether a watch's lookup can be asked at all.
+///
+/// # Errors
+/// What PostgreSQL says about it.
+pub async fn prove_lookup(client: &Client, watch: &Watch) -> Result<(), Error> {
+    let Some(lookup) = &watch.lookup else { return Ok(()) };
+    let before: String = client.query_one("SELECT current_setting('search_path')", &[]).await?.get(0);
+    client.batch_execute(sweep::USER_PATH).await?;
+    let prepared = client.prepare(&lookup.statement()).await;
+    client.execute("SELECT set_config('search_path', $1, false)", &[&before]).await?;
+    prepared.map(drop).map_err(|error| Error::Failed(format!("lookup: {}", Error::from(error))))
 }
 
 /// The text that identifies a watch's generation.
@@ -158,7 +172,6 @@ async fn try_new_generation(
                  events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events)), installed_at = clock_timestamp()
              RETURNING id, generation",
     );
-    // What was not told yet is told by the new definition; unlike deltas, a change is not found by counting anew.
     let generation_before = schema.sql("SELECT generation FROM items_listen.watch WHERE name = $1");
     let generation_before: Option<i32> =
         transaction.query_opt(generation_before.as_str(), &[&watch.name]).await?.map(|row| row.get(0));
@@ -169,8 +182,7 @@ async fn try_new_generation(
         .await?;
     let installed = Installed { id: row.get(0), generation: row.get(1) };
     if let Some(before) = generation_before {
-        let take_over = schema.sql("UPDATE items_listen.change SET generation = $2 WHERE generation = $1");
-        transaction.execute(take_over.as_str(), &[&before, &installed.generation]).await?;
+        transaction.batch_execute(&take_over(schema, before, installed.generation, definition)).await?;
     }
     if let Some(definition) = definition {
         transaction.batch_execute(&trigger::functions(schema, installed.id, installed.generation, definition)).await?;
@@ -190,6 +202,16 @@ async fn try_new_generation(
     transaction.commit().await?;
     tracing::info!(watch = watch.name, generation = installed.generation, "definition installed");
     Ok(installed)
+}
+
+/// What was not told yet is told by the new definition, if it tells changes at all: unlike deltas, they are not found by
+/// counting anew.
+pub fn take_over(schema: &Schema, before: i32, generation: i32, definition: Option<&Definition>) -> String {
+    schema.sql(&if definition.is_some_and(|definition| definition.changes.is_some()) {
+        format!("UPDATE items_listen.change SET generation = {generation} WHERE generation = {before};\n")
+    } else {
+        format!("DELETE FROM items_listen.change WHERE generation = {before};\n")
+    })
 }
 
 /// Takes this configuration's policy over: all keys are evaluated anew, since a changed threshold is a

@@ -83,8 +83,17 @@ async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, def
     let recount = trigger::recount(schema, id, generation, definition);
     let corrected = if definition.counts { client.execute(recount.as_str(), &[]).await? } else { 0 };
     // In this snapshot: a marker that came later stays, and causes another recount.
-    let seen = schema.sql("DELETE FROM items_listen.marker WHERE watch = $1");
-    client.execute(seen.as_str(), &[&id]).await?;
+    let seen =
+        schema.sql("DELETE FROM items_listen.marker WHERE watch = $1 RETURNING CASE WHEN reason = 'broken' THEN sqlstate END");
+    let seen = client.query(seen.as_str(), &[&id]).await?;
+    for sqlstate in seen.iter().filter_map(|row| row.get::<_, Option<String>>(0)).filter(|_| definition.changes.is_some()) {
+        // Counts are made good; what a statement did to rows nobody can tell any more.
+        tracing::error!(
+            relation = definition.relation,
+            sqlstate,
+            "changes of a statement were lost: its where failed on a row, or it was too large"
+        );
+    }
     client.batch_execute(&format!("NOTIFY {}; COMMIT", schema.name())).await?;
     point!("recount.committed");
     Ok(Outcome::Done { corrected })

@@ -44,6 +44,9 @@ pub async fn watch(client: &mut Client, schema: &Schema, id: i32, name: &str) ->
         let delete = schema.sql(&format!("DELETE FROM items_listen.{table} WHERE watch = $1"));
         transaction.execute(delete.as_str(), &[&id]).await?;
     }
+    let changes = schema
+        .sql("DELETE FROM items_listen.change WHERE generation = (SELECT generation FROM items_listen.watch WHERE id = $1)");
+    transaction.execute(changes.as_str(), &[&id]).await?;
     let delete = schema.sql("DELETE FROM items_listen.watch WHERE id = $1");
     transaction.execute(delete.as_str(), &[&id]).await?;
     transaction.batch_execute(&trigger::drop_functions(schema, id)).await?;

@@ -77,7 +77,7 @@ async fn one(
     let relation = watch.source.relation().map(Relation::quoted);
     let text = install::text(watch, definition.as_ref());
     let same = found.as_ref().is_some_and(|(_, known)| *known == text);
-    let (id, generation) = match found {
+    let (id, generation) = match &found {
         Some((installed, _)) if same => (installed.id, installed.generation),
         Some((installed, _)) => {
             ids.generation += 1;
@@ -101,6 +101,9 @@ async fn one(
     }
     let fold = crate::db::locks::Lock::Fold.sql(schema);
     body.push_str(&format!("SELECT pg_advisory_xact_lock({fold});\n"));
+    if let Some((before, _)) = found.as_ref().filter(|_| !same) {
+        body.push_str(&install::take_over(schema, before.generation, generation, definition.as_ref()));
+    }
     body.push_str(&schema.sql(&format!(
         "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events, key_types)\n\
          VALUES ({id}, {name}, {kind}, {relation_literal}, {keys}, {text}, {generation}, '', {events}, {types})\n\

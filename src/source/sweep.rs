@@ -52,8 +52,13 @@ impl Sweep {
     async fn build(client: &Client, schema: &Schema, watch: &Watch, query: &str) -> Result<Sweep, Error> {
         let wrong = |error| Error::Failed(format!("query: {}", Error::from(error)));
         let columns = columns::of_query(client, query).await.map_err(wrong)?;
+        let asks = client.prepare(&format!("SELECT FROM (\n{query}\n) AS {}", columns::ROW)).await.map_err(wrong)?;
+        if !asks.params().is_empty() {
+            return Err(Error::Failed("query: nobody gives it a $1; write the value itself".to_owned()));
+        }
         let parts = watch.key().iter().map(|name| find(&columns, "key", name)?.key_part()).collect::<Result<Vec<_>, String>>();
         let parts = columns::key_text(&parts.map_err(Error::Failed)?);
+        let key = columns::stored_key(&columns, watch.key());
         if let Some(name) = &watch.threshold_column {
             let column = find(&columns, "threshold_column", name).map_err(Error::Failed)?;
             if !column.is_whole_number() {
@@ -67,7 +72,7 @@ impl Sweep {
                 find(&columns, "row", &name).map_err(Error::Failed)?;
             }
         }
-        let from = format!("(\n{query}\n) AS w");
+        let from = format!("(\n{query}\n) AS {}", columns::ROW);
         let measure = match watch.measure.expression() {
             None => "0::numeric".to_owned(),
             Some(expression) => {
@@ -78,28 +83,27 @@ impl Sweep {
             }
         };
         let threshold = watch.threshold_column.as_deref().map_or_else(|| "NULL::bigint".to_owned(), columns::threshold);
-        let row = if watch.has_row() { "to_json(w)::text" } else { "NULL::text" };
+        let row = if watch.has_row() { format!("to_json({})::text", columns::ROW) } else { "NULL::text".to_owned() };
         let read = format!("SELECT {parts} AS key, {measure} AS measure, {threshold} AS threshold, {row} AS row FROM {from}",);
         let limit = KEYS_MAX + 1;
         // Whatever the numbers, a reading is one of 64 bits.
         let clamped = |sum: &str| format!("least(greatest({sum}, -9223372036854775808), 9223372036854775807)::bigint");
         let strictest = if watch.policy.scale.compare.is_low() { "max" } else { "min" };
-        Ok(Sweep {
-            sql: match &watch.measure {
-                Measure::Value(_) => format!(
-                    "SELECT r.key, {}, r.threshold, r.row FROM ({read}) AS r WHERE r.measure IS NOT NULL LIMIT {limit}",
-                    clamped("r.measure")
-                ),
-                measure => {
-                    let count =
-                        if *measure == Measure::Rows { "count(*)".to_owned() } else { clamped("coalesce(sum(r.measure), 0)") };
-                    let (key, group) = if watch.key().is_empty() { ("'[]'", "") } else { ("r.key", "GROUP BY r.key") };
-                    format!(
-                        "SELECT {key}, {count}, {strictest}(r.threshold), NULL::text FROM ({read}) AS r {group} LIMIT {limit}"
-                    )
-                }
-            },
-        })
+        let sql = match &watch.measure {
+            Measure::Value(_) => format!(
+                "SELECT {key}, {}, r.threshold, r.row FROM ({read}) AS r WHERE r.measure IS NOT NULL LIMIT {limit}",
+                clamped("r.measure")
+            ),
+            measure => {
+                let count =
+                    if *measure == Measure::Rows { "count(*)".to_owned() } else { clamped("coalesce(sum(r.measure), 0)") };
+                let (key, group) = if watch.key().is_empty() { ("'[]'", "") } else { (key.as_str(), "GROUP BY r.key") };
+                format!("SELECT {key}, {count}, {strictest}(r.threshold), NULL::text FROM ({read}) AS r {group} LIMIT {limit}")
+            }
+        };
+        // As it will be asked: whatever is wrong with it is said now.
+        client.prepare(&sql).await.map_err(wrong)?;
+        Ok(Sweep { sql })
     }
 
     /// Asks. The session may only read, and ends what takes too long.
@@ -122,7 +126,7 @@ impl Sweep {
                 )));
             }
         }
-        let object = |text: Option<&str>| text.and_then(|text| serde_json::from_str(text).ok());
+        let object = |text: Option<&str>| text.and_then(|text| crate::json::object(text).ok());
         Ok(rows
             .iter()
             .map(|row| Swept { key: row.get(0), count: row.get(1), threshold: row.get(2), row: object(row.get(3)) })

@@ -47,24 +47,29 @@ impl Pipeline<'_> {
                 let mut keys = HashSet::new();
                 readings
                     .iter()
+                    .filter(|reading| !self.engine.waits(reading.watch))
                     .take_while(|reading| keys.insert((reading.watch, &reading.key.text)))
                     .take(RECEIVE_MAX)
                     .cloned()
                     .collect()
             };
             let taken = self.engine.receive(&now).await?;
-            lock(&self.daemon.readings).drain(..taken);
-            if taken == 0 {
-                // A lookup cannot be asked now: what asks it stands in the way of those behind it, whose order is to be kept.
-                return Ok(());
-            }
+            // Those of the watches that wait stay where they are; the order matters along a watch alone.
+            let mut evaluated = now[..taken].iter().map(|reading| reading.watch).collect::<Vec<_>>();
+            lock(&self.daemon.readings).retain(|reading| match evaluated.iter().position(|watch| *watch == reading.watch) {
+                Some(at) => {
+                    evaluated.swap_remove(at);
+                    false
+                }
+                None => true,
+            });
         }
         Ok(())
     }
 
     /// Whether readings came that can be evaluated now.
     pub(super) fn readings_are_due(&self) -> bool {
-        lock(&self.daemon.readings).first().is_some_and(|first| !self.engine.waits(first.watch))
+        lock(&self.daemon.readings).iter().any(|reading| !self.engine.waits(reading.watch))
     }
 
     /// Tries for the notify and query watches that nobody serves.

@@ -125,7 +125,17 @@ pub(super) fn changed(served: &Served, step: &Step, seq: i64) -> Result<Changed,
     }
     let key = key(watch, step.key.as_ref(), &[new.as_ref(), old.as_ref()])?.text;
     let told = |row: &Row| change_row(watch, row);
-    Ok(Changed { watch: served.id, key, change: *change, old: old.as_ref().map(told), new: new.as_ref().map(told), seq })
+    Ok(Changed {
+        watch: served.id,
+        key,
+        change: *change,
+        old: old.as_ref().map(told),
+        new: new.as_ref().map(told),
+        // Each step is a statement of its own.
+        statement: (String::new(), jiff::Timestamp::UNIX_EPOCH, 1),
+        began: jiff::Timestamp::UNIX_EPOCH,
+        seq,
+    })
 }
 
 /// The columns of a changed row that the triggers write down.
