@@ -43,8 +43,9 @@ use facts::Facts;
 use refusal::Refusals;
 use write::{Untold, Writer};
 
-/// So many changes one fold tells.
-const CHANGES_MAX: i64 = 5_000;
+/// So many changes one fold tells; of a backlog, which each fold has to sort, more and more.
+const CHANGES_MIN: i64 = 5_000;
+const CHANGES_MAX: i64 = 40_000;
 /// So many dirty keys one fold evaluates: a recount of millions must not make a statement that takes longer than it may.
 const DIRTY_MAX: i64 = 50_000;
 
@@ -137,6 +138,8 @@ pub struct Engine {
     /// The watches that were ours in the fold that the snapshot is from: of another's rows it says nothing.
     snapshot_served: HashSet<i32>,
     limit: Limit,
+    /// So many changes the next fold takes.
+    changes_max: i64,
 }
 
 impl Engine {
@@ -167,6 +170,7 @@ impl Engine {
             changes_snapshot: Snapshot::beginning(),
             snapshot_served: HashSet::new(),
             limit: Limit::first(),
+            changes_max: CHANGES_MIN,
             client,
         })
     }
@@ -265,6 +269,7 @@ impl Engine {
         self.refusals.heal(&waiting);
         let dry = found.complete && (!chaos::is(Mutation::EvaluateBeforeDry) || found.rows < self.limit.rows());
         self.limit = self.limit.after(found.complete);
+        self.changes_max = if changes == Some(false) { (self.changes_max * 2).min(CHANGES_MAX) } else { CHANGES_MIN };
         if dry && let Some(snapshot) = Snapshot::parse(&found.snapshot) {
             self.snapshot = snapshot;
             self.snapshot_served = found.served.into_iter().collect();
@@ -292,7 +297,7 @@ impl Engine {
         if self.served.values().any(|served| served.watch.lookup.is_some()) {
             (self.asker.pace(), self.asker.pace())
         } else {
-            (DIRTY_MAX, CHANGES_MAX)
+            (DIRTY_MAX, self.changes_max)
         }
     }
 

@@ -134,8 +134,9 @@ pub(super) fn lateral_thresholds<'a>(schema: &Schema, served: impl Iterator<Item
     // Nothing in what is configured is taken for our schema's name.
     let table = format!("{}.threshold", schema.name());
     format!(
-        "SELECT t.threshold, true FROM unnest(CASE r.watch{candidates} END) WITH ORDINALITY AS c (key, ord)
-         JOIN {table} t ON t.watch = (CASE r.watch{names} END) AND t.key = c.key
+        "SELECT t.threshold, true FROM unnest(CASE r.watch{candidates} END) WITH ORDINALITY AS c (key, ord),
+         -- The limit keeps it a lookup by the primary key, whatever the table's size is thought to be.
+         LATERAL (SELECT u.threshold FROM {table} u WHERE u.watch = (CASE r.watch{names} END) AND u.key = c.key LIMIT 1) AS t
          WHERE (SELECT EXISTS (SELECT FROM {table}))
          ORDER BY c.ord LIMIT 1"
     )

@@ -126,7 +126,8 @@ async fn changes_that_follow_one_another_are_one_event_and_the_last_state_is_nev
     let (database, receiver) = (servers().await, Receiver::start().await);
     let rule = "on = [\"insert\", \"update\"]\ncolumns = [\"step\", \"status\"]\ncoalesce = \"400ms\"\n\
                 data = { server_id = \"{{ key.id }}\", step = \"{{ row.step }}\", steps = [\"{{ row.step }}\"] }";
-    let mut daemon = daemon(&config(&database, &receiver, &watch(rule)));
+    let mut daemon = daemon(&config_with(&database, &receiver, "poll = \"60s\"", &watch(rule)));
+    // No poll comes before it is over: what waits for its time has a timer.
     daemon.start().await;
     for id in [1, 2] {
         database.sql(&format!("INSERT INTO servers VALUES ({id}, 1, 's0', 'x', 'n')")).await;
