@@ -11,15 +11,19 @@
 
 mod ask;
 mod audience;
+mod choose;
 mod columns;
 pub mod decide;
 mod digest;
 pub mod facts;
+mod receive;
 mod refusal;
 pub(crate) mod tell;
+mod told;
+mod unread;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
@@ -33,15 +37,14 @@ use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::dispatch::Dispatch;
 use crate::error::Error;
-use crate::evaluate::State;
 use crate::journal::fold::{Limit, Snapshot};
-use crate::severity::Severity;
-use crate::watch::{Key, Measure, Watch};
+use crate::watch::{Key, Watch};
 use ask::Asker;
-use decide::{Changed, Evaluated, Known, Manual, in_order};
+use decide::{Changed, Evaluated, Manual, in_order};
 use facts::Facts;
 use refusal::Refusals;
-use write::{Untold, Writer};
+use told::Untold;
+use write::Writer;
 
 /// So many changes one fold tells; of a backlog, which each fold has to sort, more and more.
 const CHANGES_MIN: i64 = 5_000;
@@ -307,91 +310,6 @@ impl Engine {
         Ok(Folded::Done { rows: 0, complete: false, more, marked })
     }
 
-    /// The deleting statement that reads what can be read at present, and the watches that have to wait.
-    async fn choose_fold(&mut self) -> Result<Option<(Vec<i32>, Vec<i32>)>, Error> {
-        if self.facts.is_none() {
-            let mut facts = BTreeMap::new();
-            for served in self.served.values() {
-                if let Some(of) = Facts::of(&self.client, &self.schema, served).await? {
-                    facts.insert(served.id, of);
-                }
-            }
-            self.facts = Some(facts);
-        }
-        let mut waiting: BTreeSet<i32> = self.refusals.waiting();
-        waiting.extend(self.locked_out(&waiting).await?);
-        let facts = self.facts.as_ref().map(|facts| facts.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
-        let read: Vec<i32> = facts.into_iter().filter(|id| !waiting.contains(id)).collect();
-        if !self.folds.contains_key(&read) && !self.prepare(&read).await? {
-            return Ok(None);
-        }
-        Ok(Some((read, waiting.into_iter().collect())))
-    }
-
-    /// Locks the tables that are to be read, without waiting: whoever holds one against readers holds up its watch alone.
-    async fn locked_out(&mut self, waiting: &BTreeSet<i32>) -> Result<Vec<i32>, Error> {
-        let facts = self.facts.iter().flatten().filter(|(id, _)| !waiting.contains(id));
-        let tables: Vec<(i32, String)> = facts.map(|(id, facts)| (*id, facts.relation.clone())).collect();
-        if tables.is_empty() {
-            return Ok(Vec::new());
-        }
-        let lock = |tables: &str| format!("SAVEPOINT facts; LOCK TABLE {tables} IN ACCESS SHARE MODE NOWAIT; RELEASE facts");
-        let all: Vec<&str> = tables.iter().map(|(_, relation)| relation.as_str()).collect();
-        if self.client.batch_execute(&lock(&all.join(", "))).await.is_ok() {
-            return Ok(Vec::new());
-        }
-        self.client.batch_execute("ROLLBACK TO facts").await?;
-        let mut out = Vec::new();
-        for (id, relation) in tables {
-            if let Err(error) = self.client.batch_execute(&lock(&relation)).await.map_err(Error::from) {
-                self.client.batch_execute("ROLLBACK TO facts").await?;
-                if error.sqlstate() != Some("55P03") {
-                    self.refusals.refuse(id, format!("its rows cannot be read: {error}"));
-                }
-                out.push(id);
-            }
-        }
-        Ok(out)
-    }
-
-    /// Prepares the deleting statement that reads these watches' tables. Gives false where one of them cannot be read as
-    /// it is configured: that one is refused, and the others are tried again without it.
-    async fn prepare(&mut self, read: &[i32]) -> Result<bool, Error> {
-        let facts = self.facts.clone().unwrap_or_default();
-        let chosen = |ids: &[i32]| ids.iter().filter_map(|id| facts.get(id)).cloned().collect::<Vec<_>>();
-        self.client.batch_execute("SAVEPOINT facts").await?;
-        match self.client.prepare(&self.fold_sql(&chosen(read))).await.map_err(Error::from) {
-            Ok(statement) => {
-                self.client.batch_execute("RELEASE facts").await?;
-                self.folds.insert(read.to_vec(), statement);
-                return Ok(true);
-            }
-            Err(error) if read.is_empty() => return Err(error),
-            Err(_) => self.client.batch_execute("ROLLBACK TO facts").await?,
-        }
-        for id in read {
-            if let Err(error) = self.client.prepare(&self.fold_sql(&chosen(&[*id]))).await.map_err(Error::from) {
-                self.client.batch_execute("ROLLBACK TO facts").await?;
-                self.refusals.refuse(*id, format!("its rows cannot be read: {error}"));
-            }
-        }
-        Ok(false)
-    }
-
-    fn fold_sql(&self, facts: &[Facts]) -> String {
-        let fold = include_str!("../sql/fold.sql");
-        let wrong =
-            chaos::is(Mutation::EvaluateBeforeDry).then(|| fold.replace("count(*) < $6::bigint AS complete", "true AS complete"));
-        // What is configured comes last, so that nothing in it is replaced.
-        let fold = self.schema.sql(wrong.as_deref().unwrap_or(fold));
-        let thresholds = facts::lateral_thresholds(&self.schema, self.served.values());
-        fold.replacen("LATERAL ({thresholds})", &format!("LATERAL ({thresholds})"), 1).replacen(
-            "LATERAL ({rows})",
-            &format!("LATERAL ({})", facts::lateral_rows(facts.iter())),
-            1,
-        )
-    }
-
     /// Takes the changes that somebody is to be told, and gives whether these were all; `None` where no watch has rules for
     /// any.
     async fn take_changes(&self, waiting: &[i32], evaluated: &mut Evaluated) -> Result<Option<bool>, Error> {
@@ -411,90 +329,6 @@ impl Engine {
         }
         in_order(&mut evaluated.changes);
         Ok(Some(first.get("complete")))
-    }
-
-    /// Evaluates readings that were received, each in turn, and gives how many of them; none, where a lookup cannot be
-    /// asked. The others are to be brought again.
-    ///
-    /// # Errors
-    /// As [`Engine::fold`].
-    pub async fn receive(&mut self, readings: &[Received]) -> Result<usize, Error> {
-        let now = &readings[..readings.len().min(usize::try_from(self.pace().1).unwrap_or(1))];
-        self.begin(&format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock)).await?;
-        // What could not be asked for is dirty, and the next fold tells it.
-        Ok(if matches!(self.evaluate_received(now).await?, Some(Untold::Refused { .. })) { 0 } else { now.len() })
-    }
-
-    /// Evaluates everything that a query watch's sweep gave; a key of which it says nothing is gone.
-    ///
-    /// # Errors
-    /// As [`Engine::fold`].
-    pub async fn sweep(&mut self, id: i32, mut readings: Vec<Received>) -> Result<bool, Error> {
-        let Some(served) = self.served.get(&id).cloned() else { return Ok(true) };
-        let lock = format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock);
-        self.begin(&lock).await?;
-        let keys: Vec<&str> = readings.iter().map(|reading| reading.key.text.as_str()).collect();
-        let sql = self
-            .schema
-            .sql("SELECT c.key FROM items_listen.count c WHERE c.watch = $1 AND c.key NOT IN (SELECT unnest($2::text[]))");
-        let gone = self.client.query(sql.as_str(), &[&id, &keys]).await?;
-        self.client.batch_execute("COMMIT").await?;
-        readings.extend(gone.iter().map(|row| Received {
-            watch: id,
-            key: served.watch.key_from_text(row.get(0)),
-            gone: true,
-            ..Received::default()
-        }));
-        // One transaction after another: keys do not depend on each other, and nobody is held up for long.
-        let mut rest = readings.as_slice();
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(usize::try_from(self.pace().1).unwrap_or(1).min(rest.len()));
-            self.begin(&lock).await?;
-            match self.evaluate_received(now).await? {
-                // What could not be asked for is dirty, and the next sweep, which comes at once, tells it.
-                None | Some(Untold::TooMuch) => rest = later,
-                Some(Untold::Refused { .. }) => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    /// In a transaction that has begun; gives why nothing was written, if nothing was.
-    async fn evaluate_received(&mut self, readings: &[Received]) -> Result<Option<Untold>, Error> {
-        self.asker.begin();
-        let now: Timestamp = self.client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
-        let ours = self.still_ours().await?;
-        let readings: Vec<&Received> = readings.iter().filter(|reading| ours.contains(&reading.watch)).collect();
-        let mut known = self.known_of(&readings).await?;
-        let mut evaluated = Evaluated::default();
-        let mut seqs = self.next_seqs(readings.len()).await?.into_iter();
-        for reading in &readings {
-            let Some(served) = self.served.get(&reading.watch) else { continue };
-            let Some(known) = known.get_mut(&(reading.watch, reading.key.text.clone())) else { continue };
-            let Some(seq) = seqs.next() else { continue };
-            evaluated.decisions.extend(decide::received(served, reading, known, seq, now));
-            if reading.gone && known.state.severity == Severity::Info && known.state.deadline.is_none() {
-                evaluated.empty.push((reading.watch, reading.key.text.clone()));
-            }
-        }
-        self.store(&readings).await?;
-        let baseline = "SELECT id FROM items_listen.watch WHERE baseline AND id = ANY ($1)";
-        let watches: Vec<i32> = readings.iter().map(|reading| reading.watch).collect();
-        for row in self.client.query(self.schema.sql(baseline).as_str(), &[&watches]).await? {
-            let id: i32 = row.get(0);
-            evaluated.decisions.iter_mut().filter(|decision| decision.watch == id).for_each(|decision| decision.silent = true);
-            evaluated.baseline.push(id);
-        }
-        match Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, evaluated, now)).await? {
-            None => Ok(None),
-            Some(untold) => {
-                self.note_untold(&untold);
-                if let Untold::Refused { .. } = untold {
-                    self.client.batch_execute("ROLLBACK").await?;
-                }
-                Ok(Some(untold))
-            }
-        }
     }
 
     /// Writes a manual trigger, and gives the deliveries that it caused.
@@ -553,63 +387,6 @@ impl Engine {
         let sql = self.schema.sql("SELECT nextval('items_listen.seq') FROM generate_series(1, $1::bigint)");
         let rows = self.client.query(sql.as_str(), &[&i64::try_from(count).unwrap_or(i64::MAX)]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
-    /// What is known of the keys of these readings.
-    async fn known_of(&self, readings: &[&Received]) -> Result<HashMap<(i32, String), Known>, Error> {
-        let (watches, keys): (Vec<i32>, Vec<&str>) =
-            readings.iter().map(|reading| (reading.watch, reading.key.text.as_str())).unzip();
-        let sql = self.schema.sql(
-            "SELECT r.watch, r.key, c.severity, c.episode, c.breach_since, c.clear_since, c.said_at, c.deadline, c.last_at, c.dirty,
-                    coalesce(t.found, false), t.threshold
-             FROM (SELECT DISTINCT * FROM unnest($1::int[], $2::text[]) AS r (watch, key)) AS r
-             LEFT JOIN items_listen.count c ON c.watch = r.watch AND c.key = r.key
-             LEFT JOIN LATERAL ({thresholds}) AS t (threshold, found) ON true",
-        );
-        let sql = sql.replacen("{thresholds}", &facts::lateral_thresholds(&self.schema, self.served.values()), 1);
-        let rows = self.client.query(sql.as_str(), &[&watches, &keys]).await?;
-        let state = |row: &tokio_postgres::Row| match row.get::<_, Option<i16>>(2) {
-            None => State::NEW,
-            Some(severity) => State {
-                severity: Severity::from_rank(severity),
-                breach_since: row.get(4),
-                clear_since: row.get(5),
-                said_at: row.get(6),
-                deadline: row.get(7),
-                last_at: row.get(8),
-            },
-        };
-        let known = |row: &tokio_postgres::Row| Known {
-            state: state(row),
-            episode: row.get(3),
-            rejudged: row.get::<_, Option<i16>>(9).unwrap_or_default() == decide::DIRTY_REJUDGED,
-            edited: row.get::<_, bool>(10).then(|| row.get(11)),
-        };
-        Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), known(row))).collect())
-    }
-
-    /// Stores what was received as the counts of its keys: the last of each key stands.
-    async fn store(&self, readings: &[&Received]) -> Result<(), Error> {
-        let last: HashMap<(i32, &str), &Received> =
-            readings.iter().map(|reading| ((reading.watch, reading.key.text.as_str()), *reading)).collect();
-        let (mut watches, mut keys, mut rows, mut sums) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for ((watch, key), reading) in last {
-            let measured = self.served.get(&watch).is_some_and(|served| served.watch.measure != Measure::Rows);
-            watches.push(watch);
-            keys.push(key);
-            rows.push(if measured { i64::from(!reading.gone) } else { reading.count });
-            sums.push(if measured { reading.count } else { 0 });
-        }
-        let sql = self.schema.sql(
-            "INSERT INTO items_listen.count AS c (watch, key, rows, sum, dirty)
-             SELECT r.watch, r.key, r.rows, r.sum, 0
-             FROM unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[]) AS r (watch, key, rows, sum)
-             ORDER BY r.watch, r.key COLLATE \"C\"
-             ON CONFLICT (watch, key) DO UPDATE SET rows = excluded.rows, sum = excluded.sum, dirty = 0
-             WHERE (c.rows, c.sum, c.dirty) IS DISTINCT FROM (excluded.rows, excluded.sum, 0)",
-        );
-        self.client.execute(sql.as_str(), &[&watches, &keys, &rows, &sums]).await?;
-        Ok(())
     }
 
     /// Runs the deleting statement and evaluates what it says, row by row: only what has something to

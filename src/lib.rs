@@ -14,8 +14,9 @@
 //! └──────────────────────────┘  └───────────────────────────────────────────────────────────────┘  └───────────┘
 //! ```
 //!
-//! 1. **What is watched** is a [`watch`]: a table, or a NOTIFY that an application sends; a key; a threshold; and
-//!    publish rules. [`config`] reads it, with every mistake in one run.
+//! 1. **What is watched** is a [`watch`]: a table, a query, or a NOTIFY that an application sends; rows, a sum or the level of
+//!    each row; a key; a threshold; and publish rules, some of which listen to changes of rows. A [`lookup`] fetches what
+//!    events need besides. [`config`] reads it, with every mistake in one run; [`ruletest`] tries it out in virtual time.
 //! 2. **[`journal`]**: generated statement triggers append one small row per statement and key: by how much the number
 //!    of rows changed. No counter row is locked, no sequence is touched, no table is read. A *recount* corrects the
 //!    counts from one snapshot while all goes on; that is also how a table that has rows already is first counted.
@@ -24,7 +25,8 @@
 //!    session's heartbeat.
 //! 4. **[`engine`]**: the one transaction. Under a lock that one replica at a time may hold, it deletes journal rows,
 //!    adds them to the counts, evaluates what changed ([`severity`], [`evaluate`]: pure, integer arithmetic), and
-//!    writes episodes, events ([`event`]) and deliveries. Crash anywhere: either all of it happened or none.
+//!    writes episodes, events ([`event`]) and deliveries; changes of rows it tells as well, some of them put together
+//!    ([`coalesce`]). Crash anywhere: either all of it happened or none.
 //! 5. **[`outbox`]**: deliveries in the database, each with the exact bytes to be sent, in lanes of (endpoint, watch, key).
 //! 6. **[`dispatch`]**: what a fold has just committed goes straight from its memory to the endpoint's task; what failed,
 //!    and what others left behind, is claimed from the outbox. Signed anew on every attempt ([`pusher`]), tried again
@@ -32,7 +34,8 @@
 //! 7. **[`daemon`]** holds it together: sessions that come and go, tasks that stay, an orderly end. [`http`] and [`status`]
 //!    say how it is; [`cli`] is the command line. [`ruletest`] runs a configuration's rules without any of it, in virtual time.
 //!
-//! Pure modules, which know no clock, no I/O and no tokio: [`severity`], [`evaluate`], [`storm`], [`retry`], [`pusher::sign`],
+//! Pure modules, which know no clock, no I/O and no tokio: [`severity`], [`evaluate`], [`storm`], [`coalesce`], [`lookup`], [`json`],
+//! [`retry`], [`pusher::sign`], [`pusher::encrypt`],
 //! [`pusher::classify`], [`pusher::body`], [`event::channel`], [`dispatch::lanes`], [`dispatch::gate`],
 //! [`source::payload`], [`journal::trigger`], [`journal::fold`], [`ruletest::simulate`].
 //!

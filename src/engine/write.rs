@@ -1,22 +1,22 @@
 //! Writes what was decided: episodes, events, deliveries, states; and, once the COMMIT is acknowledged,
 //! hands the deliveries that were born leased to the dispatcher's memory.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use serde_json::{Map, Value};
 use tokio_postgres::types::{Json, ToSql};
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use super::Served;
-use super::ask::{Asker, NoAnswer};
+use super::ask::Asker;
 use super::columns::{self, DeliveryColumns, EpisodeColumns, EventColumns, StateColumns};
 use super::decide::{Changed, Decision, Evaluated, row_of_none};
 use super::digest;
 use super::tell::{self, Seen, Told, all, sendable};
+use super::told::{Untold, ask, changed, decided};
 use crate::chaos::{self, Mutation, point};
 use crate::db::schema::Schema;
 use crate::dispatch::Dispatch;
@@ -24,10 +24,9 @@ use crate::error::Error;
 use crate::evaluate::{self, Transition};
 use crate::outbox::{Lane, Parcel};
 use crate::pusher::classify::Reason;
-use crate::watch::Watch;
 
 /// So many decisions are told and inserted at a time.
-const DECISIONS_PER_CHUNK: usize = 500;
+pub(super) const DECISIONS_PER_CHUNK: usize = 500;
 
 type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
@@ -35,11 +34,11 @@ type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 pub(super) struct Writer {
     instance: Uuid,
     dispatch: Dispatch,
-    unread: Statement,
+    pub(super) unread: Statement,
     rows: Statement,
     leave: Statement,
     give_back: Statement,
-    unread_whole: Statement,
+    pub(super) unread_whole: Statement,
     pub(super) audiences: Statement,
     pub(super) replace: Statement,
     pub(super) audience: Statement,
@@ -249,79 +248,6 @@ impl Writer {
         }
         born.waiting.iter().for_each(|endpoint| self.dispatch.wake(endpoint));
         born.later.iter().for_each(|(endpoint, after)| self.dispatch.wake_after(endpoint, *after));
-        Ok(())
-    }
-
-    /// Alerts that nobody has read, as they will be once this transaction is committed.
-    async fn unread(&self, client: &Client, served: &HashMap<i32, Served>, evaluated: &Evaluated) -> Result<Unread, Error> {
-        let decided = evaluated.decisions.iter().map(|decision| (decision.watch, decision.key.as_str()));
-        let changed = evaluated.changes.iter().map(|changed| (changed.watch, changed.key.as_str()));
-        let manual = evaluated.manual.iter().map(|manual| (manual.watch, manual.key.text.as_str()));
-        let mut wanted = Vec::new();
-        for (watch, key) in decided.chain(changed).chain(manual) {
-            let Some(served) = served.get(&watch).filter(|served| served.wants_unread()) else { continue };
-            wanted.push((served, served.watch.key_from_text(key).object));
-        }
-        self.count_unread(client, served, &wanted, evaluated).await
-    }
-
-    /// The same for these watches and keys.
-    pub(super) async fn count_unread(
-        &self,
-        client: &Client,
-        served: &HashMap<i32, Served>,
-        wanted: &[(&Served, Map<String, Value>)],
-        evaluated: &Evaluated,
-    ) -> Result<Unread, Error> {
-        let escalated: Vec<Uuid> = of(evaluated, Transition::Escalated).filter_map(|decision| decision.about).collect();
-        let mut unread = Unread::default();
-        let (mut by, mut within, mut whole) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        for (served, key) in wanted {
-            let watch = &served.watch;
-            if watch.unread_by.is_empty() {
-                whole.insert(watch.name.as_str());
-                continue;
-            }
-            by.entry(watch.name.clone()).or_insert_with(|| json!(watch.unread_by));
-            within.insert((watch.name.clone(), watch.unread_within(key)));
-        }
-        if !whole.is_empty() {
-            let names: Vec<&str> = whole.into_iter().collect();
-            unread.0.extend(names.iter().map(|name| (((*name).to_owned(), "[]".to_owned()), 0)));
-            let rows = client.query(&self.unread_whole, &[&names, &escalated]).await?;
-            unread.0.extend(rows.iter().map(|row| ((row.get(0), "[]".to_owned()), row.get(1))));
-        }
-        if !by.is_empty() {
-            self.count_within(client, by, within, &escalated, &mut unread).await?;
-        }
-        for raised in of(evaluated, Transition::Raised) {
-            if let Some(served) = served.get(&raised.watch) {
-                unread.add(&served.watch, &served.watch.key_from_text(&raised.key).object);
-            }
-        }
-        Ok(unread)
-    }
-
-    async fn count_within(
-        &self,
-        client: &Client,
-        by: BTreeMap<String, Value>,
-        within: BTreeSet<(String, String)>,
-        escalated: &[Uuid],
-        unread: &mut Unread,
-    ) -> Result<(), Error> {
-        let (watches, columns): (Vec<String>, Vec<Value>) = by.into_iter().unzip();
-        let parts: Vec<Value> = within.iter().map(|(_, within)| serde_json::from_str(within).unwrap_or_default()).collect();
-        let names: Vec<&str> = within.iter().map(|(watch, _)| watch.as_str()).collect();
-        let rows = client.query(&self.unread, &[&watches, &columns, &names, &parts, &escalated]).await?;
-        for row in rows {
-            // As we write it, not as jsonb does.
-            let parts: Value = serde_json::from_str(row.get(1)).unwrap_or_default();
-            unread.0.insert((row.get(0), parts.to_string()), row.get(2));
-        }
-        for group in within {
-            unread.0.entry(group).or_insert(0);
-        }
         Ok(())
     }
 
@@ -555,133 +481,8 @@ pub(super) struct Born {
     pub(super) later: Vec<(String, Duration)>,
 }
 
-/// Why nothing is written.
-#[derive(Debug)]
-pub(super) enum Untold {
-    /// The lookup of this watch cannot be asked.
-    Refused { watch: i32, why: String },
-    /// Lookups took too long, all together.
-    TooMuch,
-}
-
-impl Untold {
-    fn into_error(self) -> Error {
-        match self {
-            Untold::Refused { why, .. } => Error::Failed(why),
-            Untold::TooMuch => Error::Unavailable("the lookup takes too long".to_owned()),
-        }
-    }
-}
-
-/// Alerts that nobody has read, by watch and by the values that they are counted within.
-#[derive(Debug, Default)]
-pub(super) struct Unread(HashMap<(String, String), i64>);
-
-impl Unread {
-    fn add(&mut self, watch: &Watch, key: &Map<String, Value>) {
-        if let Some(count) = self.0.get_mut(&(watch.name.clone(), watch.unread_within(key))) {
-            *count += 1;
-        }
-    }
-
-    /// Within the values of this key; `None` where nobody asked.
-    pub(super) fn of(&self, watch: &Watch, key: &Map<String, Value>) -> Option<i64> {
-        self.0.get(&(watch.name.clone(), watch.unread_within(key))).copied()
-    }
-}
-
-/// The decisions with this transition that are told.
-fn of(evaluated: &Evaluated, transition: Transition) -> impl Iterator<Item = &Decision> {
-    let changed =
-        evaluated.decisions.iter().filter(move |decision| decision.change.is_some_and(|change| change.transition == transition));
-    changed.filter(|decision| !decision.silent)
-}
-
 /// How the deliveries of a lane are born in this transaction.
 struct Birth {
     leased: bool,
     after: Option<i64>,
-}
-
-/// Of lookups no more is asked before the fold's session is used again: the server puts out one that rests in a transaction.
-const ASKING_AT_MOST: Duration = Duration::from_secs(1);
-
-/// The events of the next decisions, and of how many they are.
-async fn decided(
-    asker: &mut Asker,
-    served: &HashMap<i32, Served>,
-    rest: &[Decision],
-    unread: &Unread,
-    now: Timestamp,
-) -> Result<(Vec<Told>, usize), Untold> {
-    let (mut events, mut taken, began) = (Vec::new(), 0, Instant::now());
-    for decision in rest.iter().take(DECISIONS_PER_CHUNK) {
-        if began.elapsed() > ASKING_AT_MOST {
-            break;
-        }
-        taken += 1;
-        let Some(served) = served.get(&decision.watch).filter(|_| !decision.silent) else { continue };
-        let key = served.watch.key_from_text(&decision.key).object;
-        let lookup = if served.watch.lookup.is_some() && tell::is_told(served, decision) {
-            let row: Option<Map<String, Value>> = decision.row.as_deref().and_then(|row| crate::json::object(row).ok());
-            match ask(asker, served, &key, row.as_ref()).await {
-                // What was asked before is told.
-                Err(Untold::TooMuch) if taken > 1 => {
-                    taken -= 1;
-                    break;
-                }
-                asked => asked?,
-            }
-        } else {
-            None
-        };
-        let seen = Seen { unread: unread.of(&served.watch, &key), lookup: lookup.as_ref() };
-        events.extend(tell::decision(served, decision, seen, now));
-    }
-    Ok((events, taken))
-}
-
-/// The events of the next changes, and of how many they are.
-async fn changed(
-    asker: &mut Asker,
-    served: &HashMap<i32, Served>,
-    rest: &[Changed],
-    unread: &Unread,
-    now: Timestamp,
-) -> Result<(Vec<Told>, usize), Untold> {
-    let (mut events, mut taken, began) = (Vec::new(), 0, Instant::now());
-    for changed in rest.iter().take(DECISIONS_PER_CHUNK) {
-        if began.elapsed() > ASKING_AT_MOST {
-            break;
-        }
-        taken += 1;
-        let Some(served) = served.get(&changed.watch) else { continue };
-        let key = served.watch.key_from_text(&changed.key).object;
-        let lookup = match ask(asker, served, &key, changed.row()).await {
-            Err(Untold::TooMuch) if taken > 1 => {
-                taken -= 1;
-                break;
-            }
-            asked => asked?,
-        };
-        let seen = Seen { unread: unread.of(&served.watch, &key), lookup: lookup.as_ref() };
-        events.extend(tell::change(served, changed, seen, now));
-    }
-    Ok((events, taken))
-}
-
-/// Asks the lookup of a watch that has one.
-async fn ask(
-    asker: &mut Asker,
-    served: &Served,
-    key: &Map<String, Value>,
-    row: Option<&Map<String, Value>>,
-) -> Result<Option<Map<String, Value>>, Untold> {
-    let Some(lookup) = &served.watch.lookup else { return Ok(None) };
-    let value = |name: &str| key.get(name).or_else(|| row?.get(name)).cloned().unwrap_or_default();
-    match asker.ask(served, lookup, value).await {
-        Ok(answer) => Ok(Some(answer)),
-        Err(NoAnswer::Refused(error)) => Err(Untold::Refused { watch: served.id, why: format!("lookup: {error}") }),
-        Err(NoAnswer::TooMuch) => Err(Untold::TooMuch),
-    }
 }
