@@ -64,7 +64,8 @@ impl Model {
         let open = self.open();
         let threshold = threshold.filter(|threshold| self.compare.is_low() || *threshold > 0);
         let Some(threshold) = threshold.filter(|_| !gone) else {
-            // Whatever it was waiting for goes on waiting, but nothing stays open.
+            // Nothing stays open, and what begins again after this is another breach.
+            self.seen.clear();
             if open != Severity::Info {
                 self.say(at, open, Severity::Info);
             }
