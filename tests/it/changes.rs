@@ -129,6 +129,8 @@ async fn changes_that_follow_one_another_are_one_event_and_the_last_state_is_nev
     let mut daemon = daemon(&config_with(&database, &receiver, "poll = \"60s\"", &watch(rule)));
     // No poll comes before it is over: what waits for its time has a timer.
     daemon.start().await;
+    let beat = "SELECT max(beat_at)::text FROM items_listen.instance";
+    let before: String = database.one(beat).await;
     for id in [1, 2] {
         database.sql(&format!("INSERT INTO servers VALUES ({id}, 1, 's0', 'x', 'n')")).await;
         for step in 1..=9 {
@@ -136,6 +138,7 @@ async fn changes_that_follow_one_another_are_one_event_and_the_last_state_is_nev
         }
     }
     let all = receiver.wait_for(4).await;
+    assert_eq!(database.one::<String>(beat).await, before, "a timer, and no poll, told it");
     for id in [1, 2] {
         let of: Vec<_> = all.iter().filter(|event| event.data["server_id"] == json!(id)).collect();
         assert_eq!(of.iter().map(|event| event.text("step")).collect::<Vec<_>>(), ["s0", "s9"], "{id}");

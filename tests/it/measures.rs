@@ -245,6 +245,7 @@ async fn j2_a_table_that_is_locked_holds_up_its_watch_alone() {
         insert(&database, tenant, 20).await;
         receiver.wait_for(usize::try_from(tenant).expect("few")).await;
     }
+    assert_eq!(daemon.lines("no database session"), 0, "no fold ran into the lock: {:?}", daemon.log());
     transaction.commit().await.expect("commits");
     let all = receiver.wait_for(6).await;
     assert_eq!((all[5].text("watch"), all[5].text("reason")), ("low".into(), "reading".into()), "{all:?}");
