@@ -11,6 +11,8 @@
 -- * No sequence is touched, no table is read but the statement's own rows, no counter row is locked.
 -- * Keys, condition and measure are computed in a block that writes nothing and cannot fail the writer: an error
 --   leaves a marker, and the watch is counted anew.
+-- * A statement of one row, the usual one, is read into plain variables: arrays, aggregation and unnest() would cost as
+--   much again as all the rest (docs/performance.md).
 -- * The doorbell rings (NOTIFY) only if a daemon sleeps, that is, holds the lock exclusively. Test and
 --   release are one expression: a cancel between two would leave the lock behind in a pooled session.
 
@@ -19,6 +21,9 @@ CREATE OR REPLACE FUNCTION items_listen.watch_{id}_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 #variable_conflict use_column
 DECLARE
+    _key   text;                                                                                                       --? counts
+    _sum   numeric;                                                                                                    --? sum
+    _many  boolean;                                                                                                    --? counts
     _keys  text[];                                                                                                     --? counts
     _rows  bigint[];                                                                                                   --? counts
     _sums  numeric[];                                                                                                  --? sum
@@ -26,18 +31,26 @@ DECLARE
     _what    text[];                                                                                                   --? paired
     _old     json[];                                                                                                   --? changes
     _new     json[];                                                                                                   --? changes
-    _at      timestamptz := clock_timestamp();                                                                           --? changes
+    _at      timestamptz := clock_timestamp();                                                                         --? changes
     _error text;
 BEGIN
     BEGIN
-        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                                   --? counts, not sum
-        SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                          --? sum
-        FROM (SELECT {key} AS key, count(*) AS rows                                                                    --? counts
-                     , coalesce(sum(r.measure), 0) AS sum                                                              --? sum
-              FROM (SELECT {parts} AS key                                                                              --? counts
-                           , {measure} AS measure                                                                      --? sum
-                    FROM new_rows WHERE {counted}) AS r                                                                  --? counts
-              GROUP BY 1) AS d;                                                                                        --? counts
+        SELECT {key}, EXISTS (SELECT FROM new_rows OFFSET 1) INTO _key, _many                                          --? counts, not sum
+        SELECT {key}, coalesce(r.measure, 0), EXISTS (SELECT FROM new_rows OFFSET 1) INTO _key, _sum, _many            --? sum
+        FROM (SELECT {parts} AS key                                                                                    --? counts
+                     , {measure} AS measure                                                                            --? sum
+              FROM new_rows WHERE {counted}) AS r LIMIT 1;                                                             --? counts
+        IF _many THEN                                                                                                  --? counts
+            _key := NULL;                                                                                              --? counts
+            SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                               --? counts, not sum
+            SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                      --? sum
+            FROM (SELECT {key} AS key, count(*) AS rows                                                                --? counts
+                         , coalesce(sum(r.measure), 0) AS sum                                                          --? sum
+                  FROM (SELECT {parts} AS key                                                                          --? counts
+                               , {measure} AS measure                                                                  --? sum
+                        FROM new_rows WHERE {counted}) AS r                                                            --? counts
+                  GROUP BY 1) AS d;                                                                                    --? counts
+        END IF;                                                                                                        --? counts
         SELECT array_agg({key}), array_agg(NULL::json), array_agg(r.row) INTO _changed, _old, _new                     --? changes
         FROM (SELECT {parts} AS key, {row} AS row FROM new_rows WHERE {where}) AS r;                                   --? changes
     EXCEPTION WHEN OTHERS THEN
@@ -52,6 +65,9 @@ CREATE OR REPLACE FUNCTION items_listen.watch_{id}_delete() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 #variable_conflict use_column
 DECLARE
+    _key   text;                                                                                                       --? counts
+    _sum   numeric;                                                                                                    --? sum
+    _many  boolean;                                                                                                    --? counts
     _keys  text[];                                                                                                     --? counts
     _rows  bigint[];                                                                                                   --? counts
     _sums  numeric[];                                                                                                  --? sum
@@ -59,18 +75,26 @@ DECLARE
     _what    text[];                                                                                                   --? paired
     _old     json[];                                                                                                   --? changes
     _new     json[];                                                                                                   --? changes
-    _at      timestamptz := clock_timestamp();                                                                           --? changes
+    _at      timestamptz := clock_timestamp();                                                                         --? changes
     _error text;
 BEGIN
     BEGIN
-        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                                   --? counts, not sum
-        SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                          --? sum
-        FROM (SELECT {key} AS key, -count(*) AS rows                                                                   --? counts
-                     , -coalesce(sum(r.measure), 0) AS sum                                                             --? sum
-              FROM (SELECT {parts} AS key                                                                              --? counts
-                           , {measure} AS measure                                                                      --? sum
-                    FROM old_rows WHERE {counted}) AS r                                                                  --? counts
-              GROUP BY 1) AS d;                                                                                        --? counts
+        SELECT {key}, EXISTS (SELECT FROM old_rows OFFSET 1) INTO _key, _many                                          --? counts, not sum
+        SELECT {key}, -coalesce(r.measure, 0), EXISTS (SELECT FROM old_rows OFFSET 1) INTO _key, _sum, _many           --? sum
+        FROM (SELECT {parts} AS key                                                                                    --? counts
+                     , {measure} AS measure                                                                            --? sum
+              FROM old_rows WHERE {counted}) AS r LIMIT 1;                                                             --? counts
+        IF _many THEN                                                                                                  --? counts
+            _key := NULL;                                                                                              --? counts
+            SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                               --? counts, not sum
+            SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                      --? sum
+            FROM (SELECT {key} AS key, -count(*) AS rows                                                               --? counts
+                         , -coalesce(sum(r.measure), 0) AS sum                                                         --? sum
+                  FROM (SELECT {parts} AS key                                                                          --? counts
+                               , {measure} AS measure                                                                  --? sum
+                        FROM old_rows WHERE {counted}) AS r                                                            --? counts
+                  GROUP BY 1) AS d;                                                                                    --? counts
+        END IF;                                                                                                        --? counts
         SELECT array_agg({key}), array_agg(r.row), array_agg(NULL::json) INTO _changed, _old, _new                     --? changes
         FROM (SELECT {parts} AS key, {row} AS row FROM old_rows WHERE {where}) AS r;                                   --? changes
     EXCEPTION WHEN OTHERS THEN
@@ -85,6 +109,12 @@ CREATE OR REPLACE FUNCTION items_listen.watch_{id}_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 #variable_conflict use_column
 DECLARE
+    _key   text;                                                                                                       --? counts
+    _sum   numeric;                                                                                                    --? sum
+    _delta bigint := 1;                                                                                                --? counts
+    _old_key text;                                                                                                     --? counts
+    _old_sum numeric;                                                                                                  --? sum
+    _many  boolean;                                                                                                    --? counts
     _keys  text[];                                                                                                     --? counts
     _rows  bigint[];                                                                                                   --? counts
     _sums  numeric[];                                                                                                  --? sum
@@ -92,26 +122,53 @@ DECLARE
     _what    text[];                                                                                                   --? paired
     _old     json[];                                                                                                   --? changes
     _new     json[];                                                                                                   --? changes
-    _at      timestamptz := clock_timestamp();                                                                           --? changes
+    _at      timestamptz := clock_timestamp();                                                                         --? changes
     _error text;
 BEGIN
     BEGIN
-        -- A row that moves to another key, or in or out of the condition, is one less here and one more there.
-        SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                                   --? counts, not sum
-        SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                          --? sum
-        FROM (SELECT {key} AS key, sum(r.n) AS rows                                                                    --? counts
-                     , coalesce(sum(r.n * r.measure), 0) AS sum                                                        --? sum
-              FROM (SELECT {parts} AS key, 1 AS n                                                                      --? counts
-                           , {measure} AS measure                                                                      --? sum
-                    FROM new_rows WHERE {counted}                                                                        --? counts
-                    UNION ALL                                                                                          --? counts
-                    SELECT {parts} AS key, -1 AS n                                                                     --? counts
-                           , {measure} AS measure                                                                      --? sum
-                    FROM old_rows WHERE {counted}) AS r                                                                  --? counts
-              GROUP BY 1                                                                                               --? counts
-              HAVING sum(r.n) <> 0                                                                                     --? counts, not sum, not touch
-              HAVING sum(r.n) <> 0 OR sum(r.n * r.measure) <> 0                                                        --? sum, not touch
-             ) AS d;                                                                                                   --? counts
+        SELECT n.key, o.key, EXISTS (SELECT FROM new_rows OFFSET 1) INTO _key, _old_key, _many                         --? counts, not sum
+        SELECT n.key, o.key, EXISTS (SELECT FROM new_rows OFFSET 1), coalesce(n.measure, 0), coalesce(o.measure, 0)    --? sum
+        INTO _key, _old_key, _many, _sum, _old_sum                                                                     --? sum
+        FROM (SELECT) AS one                                                                                           --? counts
+        LEFT JOIN (SELECT {key} AS key                                                                                 --? counts
+                          , r.measure                                                                                  --? sum
+                   FROM (SELECT {parts} AS key                                                                         --? counts
+                                , {measure} AS measure                                                                 --? sum
+                         FROM new_rows WHERE {counted}) AS r) AS n ON true                                             --? counts
+        LEFT JOIN (SELECT {key} AS key                                                                                 --? counts
+                          , r.measure                                                                                  --? sum
+                   FROM (SELECT {parts} AS key                                                                         --? counts
+                                , {measure} AS measure                                                                 --? sum
+                         FROM old_rows WHERE {counted}) AS r) AS o ON true                                             --? counts
+        LIMIT 1;                                                                                                       --? counts
+        -- A row that moves to another key, or in or out of the condition, is one less here and one more there.        --? counts
+        IF _many OR _key <> _old_key THEN                                                                              --? counts
+            _key := NULL;                                                                                              --? counts
+            SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                               --? counts, not sum
+            SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                      --? sum
+            FROM (SELECT {key} AS key, sum(r.n) AS rows                                                                --? counts
+                         , coalesce(sum(r.n * r.measure), 0) AS sum                                                    --? sum
+                  FROM (SELECT {parts} AS key, 1 AS n                                                                  --? counts
+                               , {measure} AS measure                                                                  --? sum
+                        FROM new_rows WHERE {counted}                                                                  --? counts
+                        UNION ALL                                                                                      --? counts
+                        SELECT {parts} AS key, -1 AS n                                                                 --? counts
+                               , {measure} AS measure                                                                  --? sum
+                        FROM old_rows WHERE {counted}) AS r                                                            --? counts
+                  GROUP BY 1                                                                                           --? counts
+                  HAVING sum(r.n) <> 0                                                                                 --? counts, not sum, not touch
+                  HAVING sum(r.n) <> 0 OR sum(r.n * r.measure) <> 0                                                    --? sum, not touch
+                 ) AS d;                                                                                               --? counts
+        ELSIF _key IS NULL THEN                                                                                        --? counts
+            _key := _old_key;                                                                                          --? counts
+            _delta := -1;                                                                                              --? counts
+            _sum := - _old_sum;                                                                                        --? sum
+        ELSIF _old_key IS NOT NULL THEN                                                                                --? counts
+            _delta := 0;                                                                                               --? counts
+            _sum := _sum - _old_sum;                                                                                   --? sum
+            _key := NULL;                                                                                              --? counts, not sum, not touch
+            IF _sum = 0 THEN _key := NULL; END IF;                                                                     --? sum, not touch
+        END IF;                                                                                                        --? counts
         -- One that comes under the condition is an insert, one that leaves it a delete.                               --? changes
         SELECT array_agg({key}), array_agg(r.what), array_agg(r.old), array_agg(r.new)                                 --? changes
         INTO _changed, _what, _old, _new                                                                               --? changes
@@ -144,25 +201,30 @@ $items_listen$;
 IF _error IS NOT NULL THEN
         INSERT INTO items_listen.marker (watch, reason, sqlstate) VALUES ({id}, 'broken', _error);
     ELSE
-        IF _keys IS NULL THEN RETURN NULL; END IF;                                                                     --? counts, not changes
+        IF _key IS NULL AND _keys IS NULL THEN RETURN NULL; END IF;                                                    --? counts, not changes
         IF _changed IS NULL THEN RETURN NULL; END IF;                                                                  --? changes, not counts
-        IF _keys IS NULL AND _changed IS NULL THEN RETURN NULL; END IF;                                                --? counts, changes
-        INSERT INTO items_listen.journal (generation, key, rows)                                                       --? counts, not sum
-        SELECT {generation}, k.key, k.rows FROM unnest(_keys, _rows) AS k (key, rows);                                 --? counts, not sum
-        INSERT INTO items_listen.journal (generation, key, rows, sum)                                                  --? sum
-        SELECT {generation}, k.key, k.rows, k.sum FROM unnest(_keys, _rows, _sums) AS k (key, rows, sum);              --? sum
-        INSERT INTO items_listen.change (generation, at, depth, change, key, old, new)                                        --? changes
-        SELECT {generation}, _at, pg_trigger_depth(), {what}, c.key, c.old, c.new                                            --? changes, not paired
+        IF _key IS NULL AND _keys IS NULL AND _changed IS NULL THEN RETURN NULL; END IF;                               --? counts, changes
+        IF _key IS NOT NULL THEN                                                                                       --? counts
+            INSERT INTO items_listen.journal (generation, key, rows) VALUES ({generation}, _key, {delta});             --? counts, not sum
+            INSERT INTO items_listen.journal (generation, key, rows, sum) VALUES ({generation}, _key, {delta}, _sum);  --? sum
+        ELSIF _keys IS NOT NULL THEN                                                                                   --? counts
+            INSERT INTO items_listen.journal (generation, key, rows)                                                   --? counts, not sum
+            SELECT {generation}, k.key, k.rows FROM unnest(_keys, _rows) AS k (key, rows);                             --? counts, not sum
+            INSERT INTO items_listen.journal (generation, key, rows, sum)                                              --? sum
+            SELECT {generation}, k.key, k.rows, k.sum FROM unnest(_keys, _rows, _sums) AS k (key, rows, sum);          --? sum
+        END IF;                                                                                                        --? counts
+        INSERT INTO items_listen.change (generation, at, depth, change, key, old, new)                                 --? changes
+        SELECT {generation}, _at, pg_trigger_depth(), {what}, c.key, c.old, c.new                                      --? changes, not paired
         FROM unnest(_changed, _old, _new) AS c (key, old, new);                                                        --? changes, not paired
-        SELECT {generation}, _at, pg_trigger_depth(), c.what, c.key, c.old, c.new                                            --? paired
+        SELECT {generation}, _at, pg_trigger_depth(), c.what, c.key, c.old, c.new                                      --? paired
         FROM unnest(_changed, _what, _old, _new) AS c (key, what, old, new);                                           --? paired
     END IF;
     {ring}
     RETURN NULL;
 
 -- {ring}
-IF (CASE WHEN pg_try_advisory_lock_shared({doorbell} | 'items_listen'::regnamespace::oid::bigint)
-             THEN NOT pg_advisory_unlock_shared({doorbell} | 'items_listen'::regnamespace::oid::bigint)
+IF (CASE WHEN pg_try_advisory_lock_shared({bell})
+             THEN NOT pg_advisory_unlock_shared({bell})
              ELSE true END) THEN
         NOTIFY {channel};
     END IF;

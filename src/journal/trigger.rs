@@ -98,11 +98,12 @@ fn fill(text: &str, event: &str, schema: &Schema, watch: i32, generation: i32, d
     // The template's own placeholders first; the user's SQL last, so that nothing in it is replaced.
     let text = text.replace("{write}", section("write").trim()).replace("{ring}", section("ring").trim());
     let text = chosen(&text, event, definition)
-        .replace("{doorbell}", &Lock::Doorbell.base().to_string())
+        .replace("{bell}", &bell())
         .replace("{channel}", schema.name())
         .replace("{id}", &watch.to_string())
         .replace("{generation}", &generation.to_string())
         .replace("{what}", &literal(event))
+        .replace("{delta}", delta(event))
         .replace("{wanted}", &wanted.unwrap_or_default());
     let measure = definition.measure.as_ref().map(|measure| measure.sql(schema)).unwrap_or_default();
     let part = |pick: fn(&Changes) -> &str| changes.map(pick).unwrap_or_default();
@@ -119,6 +120,21 @@ fn fill(text: &str, event: &str, schema: &Schema, watch: i32, generation: i32, d
     let all = filling.map(|(_, sql)| sql).concat();
     let tag = (0..).map(|n| format!("$items_listen_{n}$")).find(|tag| !all.contains(tag.as_str()));
     put_in(&schema.sql(&text).replace("$items_listen$", &tag.unwrap_or_default()), &filling)
+}
+
+/// The doorbell's lock. Derived from the schema where the trigger runs: a restored copy of it has another oid.
+fn bell() -> String {
+    format!("{} | 'items_listen'::regnamespace::oid::bigint", Lock::Doorbell.base())
+}
+
+/// By how much one row changes the number of rows.
+fn delta(event: &str) -> &'static str {
+    match event {
+        "insert" => "1",
+        "delete" => "-1",
+        // That depends on where the row was and is.
+        _ => "_delta",
+    }
 }
 
 /// Puts each text in the place of its name, in one pass: nothing in what was put in is taken for a name.
@@ -170,7 +186,7 @@ mod tests {
             relation: "\"public\".\"items\"".into(),
             condition: condition.into(),
             counted: condition.into(),
-            parts: "jsonb_build_array(\"tenant_id\")::text".into(),
+            parts: "concat('[', \"tenant_id\", ']')".into(),
             key: "r.key".into(),
             counts: true,
             measure: None,
