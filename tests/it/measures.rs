@@ -97,6 +97,14 @@ async fn a_sum_is_exact_whatever_way_rows_are_written() {
     exact_sums(&database, "low", truth).await;
     for sql in [
         "INSERT INTO items VALUES (100, 1, 'x', -1000), (101, 2, 'scrap', 7), (102, NULL, 'x', NULL)",
+        "INSERT INTO items VALUES (103, 1, 'x', 11)",
+        "UPDATE items SET quantity = 18 WHERE id = 103",
+        "UPDATE items SET quantity = 25, tenant_id = 2 WHERE id = 103",
+        "UPDATE items SET quantity = 36, name = 'scrap' WHERE id = 103",
+        "UPDATE items SET quantity = 49, name = 'x' WHERE id = 103",
+        "UPDATE items SET quantity = NULL WHERE id = 103",
+        "UPDATE items SET quantity = 64 WHERE id = 103",
+        "DELETE FROM items WHERE id = 103",
         "UPDATE items SET quantity = quantity * 2 WHERE id < 50",
         "UPDATE items SET tenant_id = 5 WHERE id % 7 = 0",
         "UPDATE items SET name = 'scrap' WHERE id % 5 = 0",
