@@ -1,6 +1,7 @@
 -- The one statement that moves the journal into the counts, and says which keys are to be evaluated.
 --
--- It runs in a transaction that holds the fold's advisory lock and has written nothing yet.
+-- It runs in a transaction that has written nothing yet, and does nothing unless that transaction holds the fold's
+-- advisory lock, as the statement before it said in items_listen.folding: both are sent at once.
 --   $1 $2 $3  id, generation and policy of the watches that this replica knows
 --   $4 $5     xmax and xip of S, the snapshot of this replica's last complete fold ('0' and {}: from the beginning)
 --   $6        the limit. Fewer journal rows than this: the journal is dry, and every dirty key is evaluated.
@@ -20,16 +21,17 @@ WITH mine AS MATERIALIZED (
     FROM items_listen.watch w
     JOIN unnest($1::int[], $2::int[], $3::text[]) AS known (id, generation, policy)
       ON w.id = known.id AND w.generation = known.generation AND w.policy = known.policy
+    WHERE current_setting('items_listen.folding') = 'true'
 ),
 foldable AS MATERIALIZED (
     (SELECT j.ctid FROM items_listen.journal j
-     WHERE j.xid >= $4::text::xid8
+     WHERE j.xid >= $4::text::xid8 AND current_setting('items_listen.folding') = 'true'
        AND (j.generation IN (SELECT generation FROM mine)
             OR j.generation NOT IN (SELECT generation FROM items_listen.watch))
      LIMIT $6::bigint)
     UNION ALL
     (SELECT j.ctid FROM items_listen.journal j
-     WHERE j.xid = ANY ($5::text[]::xid8[]) AND j.xid < $4::text::xid8
+     WHERE j.xid = ANY ($5::text[]::xid8[]) AND j.xid < $4::text::xid8 AND current_setting('items_listen.folding') = 'true'
        AND (j.generation IN (SELECT generation FROM mine)
             OR j.generation NOT IN (SELECT generation FROM items_listen.watch))
      LIMIT $6::bigint)
@@ -46,7 +48,8 @@ done AS MATERIALIZED (
 -- Edits of the table threshold, each of all keys that have its values; those of other replicas' watches are theirs to take.
 edited AS MATERIALIZED (
     DELETE FROM items_listen.threshold_edit e
-    WHERE e.watch IN (SELECT name FROM mine) OR e.watch NOT IN (SELECT name FROM items_listen.watch)
+    WHERE (e.watch IN (SELECT name FROM mine) OR e.watch NOT IN (SELECT name FROM items_listen.watch))
+      AND current_setting('items_listen.folding') = 'true'
     RETURNING e.watch, e.key
 ),
 -- Where in the key the columns stand that an edit names; one that names another column is about no key.

@@ -32,9 +32,11 @@ SELECT
     (SELECT array_agg(e.name)
      FROM unnest($3::text[], $7::timestamptz[]) AS e (name, floor)
      WHERE EXISTS (SELECT FROM items_listen.delivery d
-                   WHERE d.endpoint = e.name AND d.state = 'pending' AND d.due_at <= (SELECT clock_timestamp())
-                     AND d.due_at >= coalesce(e.floor, '-infinity')
-                     AND (d.lease_until IS NULL OR d.lease_until < clock_timestamp()))) AS due,
+                   WHERE d.endpoint = e.name AND d.state = 'pending' AND d.lease IS NULL
+                     AND d.due_at <= (SELECT clock_timestamp()) AND d.due_at >= coalesce(e.floor, '-infinity'))
+        OR EXISTS (SELECT FROM items_listen.delivery d
+                   WHERE d.endpoint = e.name AND d.state = 'pending' AND d.lease IS NOT NULL
+                     AND d.lease_until < (SELECT clock_timestamp()))) AS due,
     EXISTS (SELECT FROM items_listen.endpoint p WHERE p.state = 'paused' AND p.until > clock_timestamp()) AS any_paused,
     (SELECT coalesce(bool_or(c = '{channel}'), false) FROM pg_listening_channels() AS c) AS listening,
     pg_notification_queue_usage() AS queue_usage,

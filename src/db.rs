@@ -4,6 +4,7 @@ pub mod connect;
 pub mod locks;
 pub mod migrate;
 pub mod pool;
+pub mod prepare;
 pub mod schema;
 pub mod session;
 pub mod socket;

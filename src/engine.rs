@@ -19,6 +19,7 @@ pub mod facts;
 mod receive;
 mod refusal;
 pub(crate) mod tell;
+mod telling;
 mod told;
 mod unread;
 mod write;
@@ -132,6 +133,8 @@ pub struct Engine {
     folds: HashMap<Vec<i32>, Statement>,
     changes: Statement,
     lock: String,
+    /// Tries for the lock, and says in the transaction whether it was to be had.
+    try_lock: Statement,
     writer: Writer,
     asker: Asker,
     refusals: Refusals,
@@ -158,6 +161,13 @@ impl Engine {
         dispatch: Dispatch,
     ) -> Result<Engine, Error> {
         let client = connector.session(Purpose::Fold).await?;
+        let lock = Lock::Fold.sql(schema);
+        let tried = match chaos::is(Mutation::TwoFolders) {
+            true => "true".to_owned(),
+            false => format!("pg_try_advisory_xact_lock({lock})"),
+        };
+        let try_lock =
+            client.prepare(&format!("SELECT set_config('items_listen.folding', ({tried})::text, true)::boolean")).await?;
         let writer = Writer::prepare(&client, schema, instance, dispatch).await?;
         Ok(Engine {
             facts: None,
@@ -166,7 +176,8 @@ impl Engine {
             writer,
             asker: Asker::new(connector),
             refusals: Refusals::default(),
-            lock: Lock::Fold.sql(schema),
+            lock,
+            try_lock,
             schema: schema.clone(),
             served: served.into_iter().map(|served| (served.id, served)).collect(),
             snapshot: Snapshot::beginning(),
@@ -217,18 +228,12 @@ impl Engine {
     /// # Errors
     /// After any error this engine must not be used again: open another.
     pub async fn fold(&mut self) -> Result<Folded, Error> {
-        let lock = match chaos::is(Mutation::TwoFolders) {
-            true => "SELECT true".to_owned(),
-            false => format!("SELECT pg_try_advisory_xact_lock({})", self.lock),
-        };
-        if !self.begin(&lock).await? {
+        let Some(Took { fold, waiting, taken }) = self.begin_and_take().await? else {
             self.client.batch_execute("ROLLBACK").await?;
             return Ok(Folded::Busy);
-        }
-        point!("fold.begun");
-        self.asker.begin();
-        let Some((fold, waiting)) = self.choose_fold().await? else { return self.take_back(true, Vec::new()).await };
-        let mut found = match self.take(&fold, &waiting).await {
+        };
+        let Some(taken) = taken else { return self.take_back(true, Vec::new()).await };
+        let mut found = match taken {
             // Too much for one statement: less next time.
             Err(error) if error.sqlstate() == Some("57014") => {
                 self.limit = self.limit.halved();
@@ -286,6 +291,34 @@ impl Engine {
             self.changes_snapshot = snapshot;
         }
         Ok(Folded::Done { rows: found.rows, complete: found.complete, more, marked: found.marked })
+    }
+
+    /// Begins a transaction, takes the lock and runs the deleting statement; `None` where another replica has the lock.
+    /// All three are sent before the first answer is awaited, unless tables of the application's are to be read, which
+    /// are to be locked in between. Without the lock the statement does nothing.
+    async fn begin_and_take(&mut self) -> Result<Option<Took>, Error> {
+        self.asker.begin();
+        if self.reads_no_table() {
+            let (locked, taken) = tokio::join!(biased; self.try_begin(), self.take(&[], &[]));
+            point!("fold.begun");
+            return Ok(locked?.then_some(Took { fold: Vec::new(), waiting: Vec::new(), taken: Some(taken) }));
+        }
+        if !self.try_begin().await? {
+            return Ok(None);
+        }
+        point!("fold.begun");
+        let Some((fold, waiting)) = self.choose_fold().await? else {
+            return Ok(Some(Took { fold: Vec::new(), waiting: Vec::new(), taken: None }));
+        };
+        let taken = Some(self.take(&fold, &waiting).await);
+        Ok(Some(Took { fold, waiting, taken }))
+    }
+
+    async fn try_begin(&self) -> Result<bool, Error> {
+        let (begun, locked) =
+            tokio::join!(biased; self.client.batch_execute("BEGIN"), self.client.query_one(&self.try_lock, &[]));
+        begun?;
+        Ok(locked?.get(0))
     }
 
     fn note_untold(&mut self, untold: &Untold) {
@@ -409,6 +442,16 @@ impl Engine {
         }
         found.ok_or_else(|| Error::Failed("the fold gave no row".to_owned()))
     }
+}
+
+/// A fold that has begun.
+struct Took {
+    /// The watches whose tables it read.
+    fold: Vec<i32>,
+    /// Those that wait.
+    waiting: Vec<i32>,
+    /// What the deleting statement said; `None` where a table cannot be read as it is configured.
+    taken: Option<Result<Found, Error>>,
 }
 
 /// What the deleting statement said.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use crate::db::prepare::Session;
 use crate::db::schema::Schema;
 use crate::error::Error;
 
@@ -72,7 +73,7 @@ pub struct Settlement {
     pub answer: Option<String>,
 }
 
-/// From where a claim looks: what is settled leaves dead entries at the beginning of the index, and some forgotten
+/// From where a claim looks (but for leases that are over): what is settled leaves dead entries at the beginning of the index, and some forgotten
 /// session may keep them from being vacuumed. `None`: from the beginning.
 pub type Floor = Option<Timestamp>;
 
@@ -85,7 +86,7 @@ const COMMITTED_WITHIN_SECONDS: f64 = 120.0;
 /// # Errors
 /// The database cannot be asked.
 pub async fn claim(
-    client: &Client,
+    session: &impl Session,
     schema: &Schema,
     endpoint: &str,
     instance: Uuid,
@@ -97,14 +98,30 @@ pub async fn claim(
     let lease_end = crate::dispatch::clock::now() + lease;
     let token = Uuid::new_v4();
     let sql = schema.sql(
-        "WITH head AS (
+        "WITH found AS MATERIALIZED (
+             (SELECT d.id FROM items_listen.delivery d
+              WHERE d.state = 'pending' AND d.lease IS NULL AND d.endpoint = $1 AND d.due_at <= (SELECT clock_timestamp())
+                AND d.due_at >= coalesce($6::timestamptz, '-infinity')
+                AND NOT EXISTS (SELECT FROM items_listen.delivery e
+                                WHERE e.state = 'pending' AND e.endpoint = d.endpoint AND e.watch = d.watch
+                                  AND e.key = d.key AND e.id < d.id)
+              ORDER BY d.due_at, d.id
+              LIMIT $5)
+             UNION ALL
+             -- Leased, but no more.
+             (SELECT d.id FROM items_listen.delivery d
+              WHERE d.state = 'pending' AND d.lease IS NOT NULL AND d.endpoint = $1
+                AND d.lease_until < (SELECT clock_timestamp())
+                AND NOT EXISTS (SELECT FROM items_listen.delivery e
+                                WHERE e.state = 'pending' AND e.endpoint = d.endpoint AND e.watch = d.watch
+                                  AND e.key = d.key AND e.id < d.id)
+              ORDER BY d.lease_until
+              LIMIT $5)),
+         head AS (
              SELECT d.id FROM items_listen.delivery d
-             WHERE d.state = 'pending' AND d.endpoint = $1 AND d.due_at <= (SELECT clock_timestamp())
-               AND d.due_at >= coalesce($6::timestamptz, '-infinity')
+             WHERE d.id = ANY (ARRAY(SELECT id FROM found))
+               AND d.state = 'pending' AND d.due_at <= (SELECT clock_timestamp())
                AND (d.lease_until IS NULL OR d.lease_until < clock_timestamp())
-               AND NOT EXISTS (SELECT FROM items_listen.delivery e
-                               WHERE e.state = 'pending' AND e.endpoint = d.endpoint AND e.watch = d.watch
-                                 AND e.key = d.key AND e.id < d.id)
              ORDER BY d.due_at, d.id
              LIMIT $5
              FOR UPDATE SKIP LOCKED),
@@ -118,7 +135,7 @@ pub async fn claim(
          SELECT c.id, c.event_id, c.watch, c.key, c.channels, c.body, c.attempts, c.age, floor.at, c.collapse
          FROM (SELECT least(clock_timestamp() - make_interval(secs => $7),
                             (SELECT d.due_at FROM items_listen.delivery d
-                             WHERE d.state = 'pending' AND d.endpoint = $1
+                             WHERE d.state = 'pending' AND d.lease IS NULL AND d.endpoint = $1
                                AND d.due_at >= coalesce($6::timestamptz, '-infinity')
                              ORDER BY d.due_at LIMIT 1)) AS at) AS floor
          LEFT JOIN claimed c ON true",
@@ -126,7 +143,7 @@ pub async fn claim(
     let lease_seconds = lease.as_secs_f64();
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
         [&endpoint, &token, &lease_seconds, &instance, &limit, &floor, &COMMITTED_WITHIN_SECONDS];
-    let rows = client.query(sql.as_str(), &parameters).await?;
+    let rows = session.client().query(&session.statement(&sql).await?, &parameters).await?;
     let next = rows.first().and_then(|row| row.get(8));
     let mut parcels: Vec<Parcel> = rows
         .iter()
@@ -154,7 +171,7 @@ pub async fn claim(
 ///
 /// # Errors
 /// The database cannot be reached: nothing is settled.
-pub async fn settle(client: &Client, schema: &Schema, settlements: &[Settlement]) -> Result<Vec<i64>, Error> {
+pub async fn settle(session: &impl Session, schema: &Schema, settlements: &[Settlement]) -> Result<Vec<i64>, Error> {
     let sql = schema.sql(
         "UPDATE items_listen.delivery d
          SET state = s.state, attempts = d.attempts + s.attempted,
@@ -180,7 +197,7 @@ pub async fn settle(client: &Client, schema: &Schema, settlements: &[Settlement]
     let answers = column(&|settlement| settlement.answer.as_ref().map(|answer| answer.replace('\0', "\u{fffd}")));
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
         [&ids, &leases, &states, &attempted, &delays, &reasons, &statuses, &answers];
-    let rows = client.query(sql.as_str(), &parameters).await?;
+    let rows = session.client().query(&session.statement(&sql).await?, &parameters).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
@@ -190,7 +207,8 @@ pub async fn settle(client: &Client, schema: &Schema, settlements: &[Settlement]
 /// The database cannot be reached.
 pub async fn free_tokens(client: &Client, schema: &Schema, tokens: &[Uuid]) -> Result<u64, Error> {
     let sql = schema.sql(
-        "UPDATE items_listen.delivery SET lease = NULL, lease_until = NULL, leased_by = NULL
+        "UPDATE items_listen.delivery
+         SET lease = NULL, lease_until = NULL, leased_by = NULL, due_at = greatest(due_at, clock_timestamp())
          WHERE state = 'pending' AND lease = ANY ($1)",
     );
     Ok(client.execute(sql.as_str(), &[&tokens]).await?)
@@ -202,7 +220,8 @@ pub async fn free_tokens(client: &Client, schema: &Schema, tokens: &[Uuid]) -> R
 /// The database cannot be reached.
 pub async fn free(client: &Client, schema: &Schema, instance: Uuid) -> Result<u64, Error> {
     let sql = schema.sql(
-        "UPDATE items_listen.delivery SET lease = NULL, lease_until = NULL, leased_by = NULL
+        "UPDATE items_listen.delivery
+         SET lease = NULL, lease_until = NULL, leased_by = NULL, due_at = greatest(due_at, clock_timestamp())
          WHERE state = 'pending' AND leased_by = $1",
     );
     Ok(client.execute(sql.as_str(), &[&instance]).await?)

@@ -25,7 +25,7 @@ use crate::dispatch::lock;
 use crate::engine::{Engine, Folded, Served};
 use crate::error::Error;
 use crate::journal::fold::Snapshot;
-use crate::source::doorbell::{ARM_TRIES, Bell, Doorbell};
+use crate::source::doorbell::{ARM_TRIES, Bell, Doorbell, Rings};
 use crate::source::listen::{self, Listening};
 use crate::source::poll::{self, Beat, Telling};
 
@@ -139,6 +139,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         heard_on: HashMap::new(),
         sweeps: Sweeps::default(),
         rung: false,
+        rings: Rings::default(),
         foreign: HashSet::new(),
         marked: Vec::new(),
         whole_scan_at: Instant::now() + WHOLE_SCAN_EVERY,
@@ -156,9 +157,20 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
     None,
+    /// Another replica folds, or writes: what it does not see is for us.
+    Busy,
     Some,
+    /// There is more than this fold did.
+    More,
     /// A flood: worth a moment's pause, so that the next fold takes more at once.
     Much,
+}
+
+impl Work {
+    /// Whether it was done, or is still to be.
+    fn is_any(self) -> bool {
+        !matches!(self, Work::None | Work::Busy)
+    }
 }
 
 /// The loop: awake while there is something, asleep while there is not.
@@ -174,6 +186,7 @@ struct Pipeline<'a> {
     heard_on: HashMap<String, Vec<i32>>,
     sweeps: Sweeps,
     rung: bool,
+    rings: Rings,
     foreign: HashSet<i32>,
     marked: Vec<i32>,
     whole_scan_at: Instant,
@@ -207,9 +220,9 @@ impl Pipeline<'_> {
         while !self.daemon.stop.is_cancelled() {
             self.receive().await?;
             let pause = match self.fold().await? {
-                Work::None if dry_since.get_or_insert_with(Instant::now).elapsed() >= LINGER => return Ok(()),
-                Work::None => LINGER_LOOK,
-                Work::Some => Duration::ZERO,
+                Work::None | Work::Busy if dry_since.get_or_insert_with(Instant::now).elapsed() >= LINGER => return Ok(()),
+                Work::None | Work::Busy => LINGER_LOOK,
+                Work::Some | Work::More => Duration::ZERO,
                 Work::Much => FLOOD_PAUSE,
             };
             if pause != LINGER_LOOK {
@@ -230,7 +243,7 @@ impl Pipeline<'_> {
         let folded = tokio::time::timeout(FOLD_PATIENCE, self.engine.fold());
         let silent = |_| Error::Unavailable(format!("the folding session has not come to an end for {FOLD_PATIENCE:?}"));
         let work = match folded.await.map_err(silent)?? {
-            Folded::Busy => Work::None,
+            Folded::Busy => Work::Busy,
             Folded::Done { rows, complete, more, marked } => {
                 self.keeper.recount(&marked);
                 self.marked = marked;
@@ -240,7 +253,8 @@ impl Pipeline<'_> {
                 match rows {
                     0 if complete && !more => Work::None,
                     FLOOD_ROWS.. if complete => Work::Much,
-                    _ => Work::Some,
+                    _ if complete && !more => Work::Some,
+                    _ => Work::More,
                 }
             }
         };
@@ -296,7 +310,7 @@ impl Pipeline<'_> {
                 // A probe before arming may belong to a commit after the last fold.
                 self.rung = false;
                 point!("bell.armed");
-                if !chaos::is(Mutation::ArmWithoutLastFold) && self.fold().await? != Work::None {
+                if !chaos::is(Mutation::ArmWithoutLastFold) && self.fold().await?.is_any() {
                     return self.doorbell.wake().await;
                 }
             }
@@ -319,12 +333,16 @@ impl Pipeline<'_> {
             let pause = look_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
             self.listen_for(pause).await?;
             let rung = std::mem::take(&mut self.rung) && bell == Bell::Armed;
-            let waiting = rung || std::mem::take(&mut self.look) || self.readings_are_due();
+            let waiting = std::mem::take(&mut self.look) || self.readings_are_due();
             if waiting || self.daemon.stop.is_cancelled() {
                 return Ok(true);
             }
+            // Answered with the bell armed: whoever commits after this fold's snapshot rings again.
+            if rung && (self.rings.ring(Instant::now()) || !matches!(self.fold().await?, Work::None | Work::Some)) {
+                return Ok(true);
+            }
             if look_at.is_some_and(|at| at <= Instant::now()) {
-                if self.fold().await? != Work::None {
+                if self.fold().await?.is_any() {
                     return Ok(true);
                 }
                 look_at = catch_ups.next().map(|after| armed_at + *after);

@@ -12,7 +12,7 @@ use deadpool_postgres::{Client, Connect, Hook, HookError, Manager, ManagerConfig
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect;
-use super::session::{Connector, Purpose};
+use super::session::{Connector, INDEXES_ALWAYS, Purpose};
 use crate::dispatch::lock;
 use crate::error::Error;
 
@@ -57,7 +57,7 @@ impl Pool {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let (config, tls) = connector.parts();
         let manager = Manager::from_connect(config, Opener(tls), recycling);
-        let settings = connector.settings(Purpose::Work);
+        let settings = connector.settings(Purpose::Work) + INDEXES_ALWAYS;
         let trusted_since = Arc::new(Mutex::new(Instant::now()));
         let since = Arc::clone(&trusted_since);
         let inner = deadpool_postgres::Pool::builder(manager)

@@ -42,6 +42,10 @@ pub enum Purpose {
     },
 }
 
+/// A plan made while a table is small must not be the one that later walks over all of it; and one plan for all arguments
+/// is made once, where planning takes as long as running.
+pub const INDEXES_ALWAYS: &str = " SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;";
+
 /// So much longer than its statements may take a session waits for an answer, before it takes the connection for lost.
 const PATIENCE_MARGIN: Duration = Duration::from_secs(3);
 
@@ -291,8 +295,7 @@ impl Connector {
         };
         settings.push_str(&format!(" SET idle_session_timeout = {idle}; SET jit = off;"));
         if matches!(purpose, Purpose::Listen { .. } | Purpose::Fold) {
-            // A plan made while the journal is small must not be the one that later walks over its dead rows.
-            settings.push_str(" SET enable_seqscan = off;");
+            settings.push_str(INDEXES_ALWAYS);
         }
         if let Purpose::Read { .. } = purpose {
             settings.push_str(&format!(" SET default_transaction_read_only = on; {};", crate::source::sweep::USER_PATH));

@@ -26,8 +26,10 @@ use crate::pusher::classify::{Answer, Reason, Verdict, classify};
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
 /// Our timers and the database's clock do not tick together: a claim that comes a moment early finds nothing.
 const DUE_MARGIN: Duration = Duration::from_millis(2);
-/// How many deliveries are claimed at once.
-const CLAIM_MAX: usize = 500;
+/// How many deliveries are claimed at once, of an endpoint that takes them as quickly as they are claimed.
+const CLAIM_MAX: usize = 2_000;
+/// What was claimed is to be sent within so long: then more is claimed at once, otherwise less.
+const CLAIM_LASTS: Duration = Duration::from_millis(200);
 /// Whatever claims believe, so often they look at the whole outbox.
 const WHOLE_CLAIM_EVERY: Duration = Duration::from_secs(60);
 /// The pause after a database error.
@@ -52,6 +54,9 @@ pub(super) struct Post {
     claiming: bool,
     unsettled: Vec<Settlement>,
     claim_at: Option<Instant>,
+    /// So many deliveries are to be in memory, as far as they are claimed.
+    room: usize,
+    claimed_at: Option<Instant>,
     /// When something that waits for its time is due.
     due_at: BTreeSet<Instant>,
     /// The last claim found something: there may be more behind it in its lanes.
@@ -95,6 +100,8 @@ impl Post {
             claiming: false,
             unsettled: Vec::new(),
             claim_at: None,
+            room: 0,
+            claimed_at: None,
             due_at: BTreeSet::new(),
             backlog: false,
             nothing_to_probe: false,
@@ -232,14 +239,21 @@ impl Post {
         // A closed gate claims nothing, but for its probe.
         let probing = self.gate.closed().is_some();
         let allowed = self.gate.allowed(clock::now(), self.endpoint.in_flight);
-        let room = if probing { self.endpoint.max_batch } else { self.endpoint.in_flight * self.endpoint.max_batch * 2 };
+        let room = if probing { self.endpoint.max_batch } else { self.room() };
         let waits = self.claim_at.is_some_and(|at| at > Instant::now());
         let due =
             due || (probing && !waits && allowed > 0 && self.requests == 0 && !self.lanes.has_ready() && !self.nothing_to_probe);
-        if self.stopping || self.claiming || !due || allowed == 0 || self.lanes.len() >= room || self.unsettled.len() > CLAIM_MAX
+        // Half of it at once: a claim costs the database much the same, whatever it gives.
+        if self.stopping
+            || self.claiming
+            || !due
+            || allowed == 0
+            || self.lanes.len() > room / 2
+            || self.unsettled.len() > CLAIM_MAX
         {
             return;
         }
+        self.adapt_room();
         self.claiming = true;
         self.claim_at = None;
         let limit = i64::try_from((room - self.lanes.len()).min(CLAIM_MAX)).unwrap_or(1);
@@ -258,6 +272,18 @@ impl Post {
             });
             Done::Claimed(claimed.await)
         });
+    }
+
+    /// How many deliveries are to be in memory.
+    fn room(&self) -> usize {
+        self.room.max(self.endpoint.in_flight * self.endpoint.max_batch * 2)
+    }
+
+    /// Claims more at once while the endpoint takes it all in no time, and less when it does not: what waits in this memory
+    /// is leased, and no other replica can send it.
+    fn adapt_room(&mut self) {
+        let quick = self.claimed_at.replace(Instant::now()).is_some_and(|at| at.elapsed() < CLAIM_LASTS);
+        self.room = if quick && self.backlog { (self.room() * 2).min(CLAIM_MAX.max(self.room())) } else { self.room() / 2 };
     }
 
     fn done(&mut self, done: Done) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::tell::{Outgoing, Told, united};
-use super::write::Telling;
+use super::telling::Telling;
 use crate::coalesce;
 use crate::error::Error;
 

@@ -11,6 +11,13 @@ use crate::chaos::{self, Mutation};
 use crate::error::Error;
 
 impl Engine {
+    /// Whether there is nothing to choose: no watch reads a table of the application's, and the statement is there.
+    pub(super) fn reads_no_table(&self) -> bool {
+        self.facts.as_ref().is_some_and(BTreeMap::is_empty)
+            && self.refusals.waiting().is_empty()
+            && self.folds.contains_key::<[i32]>(&[])
+    }
+
     /// The deleting statement that reads what can be read at present, and the watches that have to wait.
     pub(super) async fn choose_fold(&mut self) -> Result<Option<(Vec<i32>, Vec<i32>)>, Error> {
         if self.facts.is_none() {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::Served;
 use super::decide::Evaluated;
 use super::tell::{self, Told, outgoing};
-use super::write::Telling;
+use super::telling::Telling;
 use crate::error::Error;
 use crate::evaluate::{Reason, Transition};
 use crate::event::rule::Rule;

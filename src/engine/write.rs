@@ -2,7 +2,6 @@
 //! hands the deliveries that were born leased to the dispatcher's memory.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -12,28 +11,27 @@ use uuid::Uuid;
 
 use super::Served;
 use super::ask::Asker;
-use super::columns::{self, DeliveryColumns, EpisodeColumns, EventColumns, StateColumns};
+use super::columns::{self, EpisodeColumns, StateColumns};
 use super::decide::{Changed, Decision, Evaluated, row_of_none};
 use super::digest;
-use super::tell::{self, Seen, Told, all, sendable};
+use super::tell::{self, Seen, Told};
+use super::telling::Telling;
 use super::told::{Untold, ask, changed, decided};
 use crate::chaos::{self, Mutation, point};
 use crate::db::schema::Schema;
 use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::evaluate::{self, Transition};
-use crate::outbox::{Lane, Parcel};
-use crate::pusher::classify::Reason;
 
 /// So many decisions are told and inserted at a time.
 pub(super) const DECISIONS_PER_CHUNK: usize = 500;
 
-type Parameters<'a> = [&'a (dyn ToSql + Sync)];
+pub(super) type Parameters<'a> = [&'a (dyn ToSql + Sync)];
 
 /// The prepared statements of the writing half.
 pub(super) struct Writer {
-    instance: Uuid,
-    dispatch: Dispatch,
+    pub(super) instance: Uuid,
+    pub(super) dispatch: Dispatch,
     pub(super) unread: Statement,
     rows: Statement,
     leave: Statement,
@@ -42,16 +40,16 @@ pub(super) struct Writer {
     pub(super) audiences: Statement,
     pub(super) replace: Statement,
     pub(super) audience: Statement,
-    lanes: Statement,
+    pub(super) lanes: Statement,
     raise: Statement,
     change: Statement,
-    events: Statement,
-    deliveries: Statement,
+    pub(super) events: Statement,
+    pub(super) deliveries: Statement,
     states: Statement,
     clean: Statement,
     empty: Statement,
     baseline: Statement,
-    supersede: Statement,
+    pub(super) supersede: Statement,
     pub(super) storms: Statement,
     pub(super) storm: Statement,
     schema: Schema,
@@ -117,14 +115,7 @@ impl Writer {
             };
             let (chunk, after) = rest.split_at(taken);
             rest = after;
-            told.store(&events).await?;
-            point!("fold.deliveries");
-            let messages = events.into_iter().filter_map(|told| Some((told.event.alert?, told.event.message?))).collect();
-            self.store_episodes(client, served, chunk, &messages, now).await?;
-            point!("fold.episodes");
-            if !chaos::is(Mutation::StateOutsideTransaction) {
-                self.store_states(client, chunk).await?;
-            }
+            self.store_decisions(&mut told, served, chunk, events).await?;
         }
         let left_keys: HashSet<(i32, String)> = rest.iter().map(|decision| (decision.watch, decision.key.clone())).collect();
         let mut rest = evaluated.changes.as_slice();
@@ -147,18 +138,47 @@ impl Writer {
             // A baseline is taken when the last of its keys is.
             evaluated.baseline.clear();
         }
-        let born = told.born;
         point!("fold.states");
         self.store_watches(client, &evaluated).await?;
         point!("fold.written");
         if chaos::is(Mutation::StateOutsideTransaction) {
+            told.flush().await?;
             client.batch_execute("COMMIT").await?;
             point!("fold.committed");
             self.store_states(client, &evaluated.decisions).await?;
             client.batch_execute("BEGIN").await?;
         }
-        self.commit(client, born).await?;
+        told.commit().await?;
         Ok(left.then_some(Untold::TooMuch))
+    }
+
+    /// Stores decisions and what is told of them. All of it is sent before the first answer is awaited, but for the
+    /// deliveries, which need one: they go together with what comes next, at last the COMMIT.
+    async fn store_decisions(
+        &self,
+        told: &mut Telling<'_>,
+        served: &HashMap<i32, Served>,
+        chunk: &[Decision],
+        events: Vec<Told>,
+    ) -> Result<(), Error> {
+        told.flush().await?;
+        point!("fold.deliveries");
+        let (client, now) = (told.client, told.now);
+        let messages =
+            events.iter().filter_map(|told| Some((told.event.alert?, told.event.message.clone()?))).collect::<HashMap<_, _>>();
+        let states = if chaos::is(Mutation::StateOutsideTransaction) { &[] } else { chunk };
+        let lanes = told.new_lanes(&events);
+        let (unsettled, stored, episodes, states) = tokio::join!(biased;
+            told.look_up(&lanes),
+            told.insert_events(&events),
+            self.store_episodes(client, served, chunk, &messages, now),
+            self.store_states(client, states),
+        );
+        (stored?, episodes?, states?);
+        told.note_unsettled(unsettled?);
+        point!("fold.episodes");
+        told.put_off(events);
+        Ok(())
     }
 
     /// Leaves keys to the next fold: there is no time to ask for what is to be told of them.
@@ -208,10 +228,7 @@ impl Writer {
             let seen = Seen { unread: unread.of(&served.watch, &manual.key.object), lookup: lookup.as_ref() };
             told.store(&[tell::manual(served, manual, seen, now)]).await?;
         }
-        let born = told.born;
-        let ids = born.ids.clone();
-        self.commit(client, born).await?;
-        Ok(ids)
+        told.commit().await
     }
 
     /// A row that is gone is as it was when it was last told of: whoever had it is to hear of its end.
@@ -233,61 +250,10 @@ impl Writer {
         Ok(())
     }
 
-    async fn commit(&self, client: &Client, born: Born) -> Result<(), Error> {
-        // Until it is acknowledged it may have been committed or not; if we are never told, what this token leases is
-        // freed by the next session, and not sent from here.
-        if let Some(token) = born.token {
-            self.dispatch.doubt(token);
-        }
-        client.batch_execute("COMMIT").await?;
-        point!("fold.committed");
-        self.dispatch.accept(born.parcels);
-        point!("fold.accepted");
-        if let Some(token) = born.token {
-            self.dispatch.trust(token);
-        }
-        born.waiting.iter().for_each(|endpoint| self.dispatch.wake(endpoint));
-        born.later.iter().for_each(|(endpoint, after)| self.dispatch.wake_after(endpoint, *after));
-        Ok(())
-    }
-
     /// Opens the cursor `digest` over a watch's window.
     pub(super) fn digest_cursor(&self, watch: &str, from_seq: i64) -> String {
         let sql = self.schema.sql(columns::DIGEST);
         sql.replace("{watch}", &crate::db::literal(watch)).replace("{from_seq}", &from_seq.to_string())
-    }
-
-    async fn insert_deliveries(
-        &self,
-        client: &Client,
-        columns: &DeliveryColumns,
-        token: Uuid,
-    ) -> Result<Vec<i64>, tokio_postgres::Error> {
-        if columns.bodies.is_empty() {
-            return Ok(Vec::new());
-        }
-        let seconds = |lease: Duration| (!chaos::is(Mutation::BornUnleased)).then_some(lease.as_secs_f64());
-        let leases: Vec<Option<f64>> = columns.leases.iter().map(|lease| lease.and_then(seconds)).collect();
-        let (due, about) = columns.waiting();
-        let parameters: &Parameters<'_> = &[
-            &columns.event_ids,
-            &columns.endpoints,
-            &columns.watches,
-            &columns.keys,
-            &columns.channels,
-            &columns.names,
-            &columns.bodies,
-            &leases,
-            &columns.unsendable,
-            &token,
-            &self.instance,
-            &Reason::Unsendable.as_str(),
-            &columns.collapse,
-            due,
-            about,
-        ];
-        let rows = client.query(&self.deliveries, parameters).await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     async fn store_episodes(
@@ -305,12 +271,12 @@ impl Writer {
             let into = if change.transition == Transition::Raised { &mut raised } else { &mut changed };
             into.push(served, decision, messages, now);
         }
-        if !raised.ids.is_empty() {
-            client.execute(&self.raise, &raised.parameters()).await?;
-        }
-        if !changed.ids.is_empty() {
-            client.execute(&self.change, &changed.parameters()).await?;
-        }
+        let store = async |statement: &Statement, columns: &EpisodeColumns| match columns.ids.is_empty() {
+            true => Ok(0),
+            false => client.execute(statement, &columns.parameters()).await,
+        };
+        let (raised, changed) = tokio::join!(biased; store(&self.raise, &raised), store(&self.change, &changed));
+        (raised?, changed?);
         Ok(())
     }
 
@@ -334,155 +300,4 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// The events of one transaction on their way into the database.
-pub(super) struct Telling<'a> {
-    pub(super) writer: &'a Writer,
-    pub(super) client: &'a Client,
-    /// One token for all that this transaction leases.
-    token: Uuid,
-    /// Leases are counted from before they are sent.
-    before: Duration,
-    lanes: HashMap<(String, Lane), Birth>,
-    pub(super) born: Born,
-    /// The database's time of the fold.
-    pub(super) now: Timestamp,
-}
-
-impl<'a> Telling<'a> {
-    fn new(writer: &'a Writer, client: &'a Client, now: Timestamp) -> Telling<'a> {
-        Telling {
-            writer,
-            client,
-            token: Uuid::new_v4(),
-            before: crate::dispatch::clock::now(),
-            lanes: HashMap::new(),
-            born: Born::default(),
-            now,
-        }
-    }
-
-    /// Stores events and deliveries. Gives the deliveries' ids, in the order of the chunk.
-    pub(super) async fn store(&mut self, chunk: &[Told]) -> Result<Vec<i64>, Error> {
-        if chunk.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.look_up_lanes(chunk).await?;
-        self.insert(chunk).await
-    }
-
-    /// Decides, for each lane that this chunk is the first to use, whether its deliveries are born leased:
-    /// only if nothing earlier of the lane is unsettled but what is queued in this process's memory.
-    async fn look_up_lanes(&mut self, chunk: &[Told]) -> Result<(), Error> {
-        let dispatch = &self.writer.dispatch;
-        let (mut endpoints, mut watches, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-        for (told, outgoing) in sendable(chunk) {
-            let lane = (outgoing.endpoint.clone(), outgoing.lane(told));
-            if self.lanes.contains_key(&lane) {
-                continue;
-            }
-            let room = dispatch.has_room(&outgoing.endpoint, self.born.parcels.len());
-            if room {
-                endpoints.push(outgoing.endpoint.clone());
-                watches.push(lane.1.watch.clone());
-                keys.push(lane.1.key.clone());
-            }
-            self.lanes.insert(lane, Birth { leased: room, after: None });
-        }
-        if endpoints.is_empty() {
-            return Ok(());
-        }
-        for row in self.client.query(&self.writer.lanes, &[&endpoints, &watches, &keys]).await? {
-            let endpoint: String = row.get(0);
-            let unsettled: Vec<i64> = row.get(3);
-            let birth = Birth { leased: dispatch.holds_all(&endpoint, &unsettled), after: unsettled.iter().max().copied() };
-            self.lanes.insert((endpoint, Lane { watch: row.get(1), key: row.get(2) }), birth);
-        }
-        Ok(())
-    }
-
-    async fn insert(&mut self, chunk: &[Told]) -> Result<Vec<i64>, Error> {
-        let dispatch = &self.writer.dispatch;
-        let events = EventColumns::of(chunk);
-        let mut columns = DeliveryColumns::default();
-        for (told, outgoing) in all(chunk) {
-            let leased = outgoing.unsendable.is_none()
-                && outgoing.due.is_none()
-                && self.lanes.get(&(outgoing.endpoint.clone(), outgoing.lane(told))).is_some_and(|birth| birth.leased);
-            columns.push(told, outgoing, leased.then(|| dispatch.lease(&outgoing.endpoint)));
-        }
-        let event_parameters = events.parameters();
-        let (stored, rows) = tokio::join!(biased;
-            self.client.execute(&self.writer.events, &event_parameters),
-            self.writer.insert_deliveries(self.client, &columns, self.token),
-        );
-        stored?;
-        let ids = rows?;
-        self.supersede(&ids, &columns).await?;
-        for ((told, outgoing), (id, lease)) in all(chunk).zip(ids.iter().zip(&columns.leases)) {
-            self.born.ids.push(*id);
-            let Some(lease) = lease else {
-                if let Some(due) = outgoing.due {
-                    let after = Duration::try_from(due.duration_since(self.now)).unwrap_or_default();
-                    self.born.later.push((outgoing.endpoint.clone(), after));
-                } else if outgoing.unsendable.is_none() && !dispatch.is_held() {
-                    self.born.waiting.insert(outgoing.endpoint.clone());
-                }
-                continue;
-            };
-            let lane = outgoing.lane(told);
-            let birth = self.lanes.get_mut(&(outgoing.endpoint.clone(), lane.clone()));
-            let parcel = Parcel {
-                id: *id,
-                event_id: told.event.id,
-                lane,
-                channels: outgoing.channels.len(),
-                body: outgoing.body.clone(),
-                attempts: 0,
-                resent: 0,
-                age: Duration::ZERO,
-                lease: self.token,
-                lease_end: self.before + *lease,
-                after: birth.and_then(|birth| birth.after.replace(*id)),
-                collapse: outgoing.collapse.clone(),
-            };
-            self.born.token = Some(self.token);
-            self.born.parcels.push((outgoing.endpoint.clone(), parcel));
-        }
-        Ok(ids)
-    }
-}
-
-impl Telling<'_> {
-    /// What has to wait takes the place of what its rule said before of its key, and which waits as well.
-    async fn supersede(&self, ids: &[i64], columns: &DeliveryColumns) -> Result<(), Error> {
-        let waits = |index: usize| {
-            columns.collapse[index].is_some() && columns.leases[index].is_none() && columns.unsendable[index].is_none()
-        };
-        let waiting: Vec<i64> = ids.iter().enumerate().filter(|(index, _)| waits(*index)).map(|(_, id)| *id).collect();
-        if !waiting.is_empty() {
-            self.client.execute(&self.writer.supersede, &[&waiting, &Reason::Superseded.as_str()]).await?;
-        }
-        Ok(())
-    }
-}
-
-/// What was inserted.
-#[derive(Default)]
-pub(super) struct Born {
-    /// The lease's token, if anything was leased.
-    token: Option<Uuid>,
-    ids: Vec<i64>,
-    parcels: Vec<(String, Parcel)>,
-    /// Endpoints with deliveries that were not born leased: somebody has to claim them.
-    waiting: HashSet<String>,
-    /// Endpoints with deliveries that are due later, and after how long.
-    pub(super) later: Vec<(String, Duration)>,
-}
-
-/// How the deliveries of a lane are born in this transaction.
-struct Birth {
-    leased: bool,
-    after: Option<i64>,
 }

@@ -4,7 +4,11 @@
 //! that is refused it rings. The lock *awake* is held shared by every replica at work: a replica arms only
 //! while it holds *awake* exclusively, that is, while nobody works; otherwise it sleeps unarmed, and is woken
 //! by the poll alone. Locks are only ever tried: a queued one would make writers ring for nobody.
+//!
+//! Whoever is rung now and then answers without letting go of the bell: so every writer that the answer does not see yet
+//! rings as well. Only a stream of rings is worth staying awake for, since each costs its writer a NOTIFY.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +47,25 @@ impl Bell {
             Bell::Unarmed => "unarmed",
             Bell::Off => "off",
         }
+    }
+}
+
+/// So many rings within so long are a stream.
+const STREAM_RINGS: usize = 10;
+const STREAM_WITHIN: Duration = Duration::from_millis(40);
+
+/// How often the bell rings.
+#[derive(Debug, Default)]
+pub struct Rings(VecDeque<Instant>);
+
+impl Rings {
+    /// Notes a ring. Gives whether they come in a stream.
+    pub fn ring(&mut self, now: Instant) -> bool {
+        self.0.push_back(now);
+        if self.0.len() > STREAM_RINGS {
+            self.0.pop_front();
+        }
+        self.0.len() == STREAM_RINGS && self.0.front().is_some_and(|first| now.duration_since(*first) < STREAM_WITHIN)
     }
 }
 
@@ -145,5 +168,20 @@ impl Doorbell {
             tracing::warn!(pid, "the doorbell cannot be armed, this session holds its lock; polling meanwhile");
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stream_of_rings_is_one() {
+        let (begin, mut rings) = (Instant::now(), Rings::default());
+        let mut ring = |ms: u64| rings.ring(begin + Duration::from_millis(ms));
+        assert!((0..100).all(|n| !ring(n * 5)), "200 a second");
+        assert!((600..609).all(|n| !ring(n)));
+        assert!(ring(609), "ten within nine milliseconds");
+        assert!(!ring(700));
     }
 }
