@@ -67,9 +67,9 @@ fn number(value: f64) -> String {
 }
 
 /// Writes the figures with the machine that they were measured on.
-pub fn write(file: &Path, machine: &Value, arguments: &Arguments, figures: &[Figure]) {
+pub fn write(file: &Path, machine: &Value, arguments: &Arguments, figures: &[Figure], disturbed: u32) {
     let settings = json!({ "pairs": arguments.pairs, "seconds": arguments.seconds, "quick": arguments.quick });
-    let document = json!({ "machine": machine, "settings": settings, "figures": figures });
+    let document = json!({ "machine": machine, "settings": settings, "disturbed": disturbed, "figures": figures });
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).expect("the directory is made");
     }
