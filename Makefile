@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations fuzz bench-micro lint doc ci clean
+.PHONY: help demo test e2e chaos mutations fuzz bench bench-micro lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,13 @@ mutations: ## Builds that are wrong on purpose: the chaos runner must notice eac
 	@scripts/tools cargo cc
 	@PG_BINDIR=$$(scripts/postgres) cargo test --locked --features chaos --target-dir "$$(scripts/target)/chaos" --test chaos -- \
 		--mutations yes
+
+PAIRS ?= 5
+
+bench: ## What it costs and carries, beside other programs: ONLY=writes,latency PAIRS=5 JSON=figures.json (about an hour)
+	@scripts/tools cargo cc
+	@bin=$$(scripts/postgres) && PG_BINDIR=$$bin cargo bench --locked --bench suite -- --pairs $(PAIRS) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(abspath $(JSON))) $(if $(QUICK),--quick)
 
 fuzz: ## Every fuzz target for ten minutes (not part of ci)
 	@scripts/fuzz

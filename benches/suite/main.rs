@@ -1,0 +1,61 @@
+//! The benchmark suite: what items-listen costs and carries, beside what one would use in its place. Contenders alternate
+//! within one run on one machine, so that the ratios stand even where the machine is shared or slow.
+//!
+//! ```text
+//!   make bench                                  all rows, five pairs each
+//!   make bench ONLY=writes,latency PAIRS=7 JSON=figures.json
+//!   cargo bench --bench suite -- --list
+//! ```
+
+#![allow(clippy::print_stdout, reason = "a runner says what it does")]
+#![allow(unreachable_pub, reason = "a program of several files")]
+
+#[path = "../../tests/support/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each user needs another part")]
+mod support;
+
+mod arguments;
+mod context;
+mod figure;
+mod machine;
+mod report;
+mod rows;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Order};
+use context::Context;
+
+fn main() -> ExitCode {
+    match arguments::read(std::env::args().skip(1)) {
+        Ok(Order::Run(arguments)) => runtime().block_on(run(arguments)),
+        Ok(Order::List) => {
+            rows::NAMES.iter().for_each(|name| println!("{name}"));
+            ExitCode::SUCCESS
+        }
+        Err(what) => {
+            eprintln!("bench: {what}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
+    let context = Context::new(&arguments);
+    let machine = machine::describe(&context).await;
+    println!("bench: {}", machine::line(&machine));
+    let mut figures = Vec::new();
+    for name in &arguments.only {
+        context.say(&format!("{name}: {} pairs", context.pairs));
+        figures.extend(rows::run(name, &context).await);
+        // Written after every row: what was measured is not lost to what fails later.
+        report::write(&arguments.json, &machine, &arguments, &figures);
+    }
+    println!("\n{}", report::table(&figures));
+    println!("bench: {}", arguments.json.display());
+    ExitCode::SUCCESS
+}
