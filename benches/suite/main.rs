@@ -18,8 +18,13 @@ mod arguments;
 mod context;
 mod figure;
 mod machine;
+
+mod process;
 mod report;
 mod rows;
+mod shop;
+mod sink;
+mod writers;
 
 use std::process::ExitCode;
 
