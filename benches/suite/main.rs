@@ -16,6 +16,7 @@ mod support;
 
 mod arguments;
 mod context;
+mod endpoint;
 mod figure;
 mod machine;
 
@@ -23,7 +24,7 @@ mod process;
 mod report;
 mod rows;
 mod shop;
-mod sink;
+
 mod writers;
 
 use std::process::ExitCode;

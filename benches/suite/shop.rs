@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Statement};
 
-use crate::sink::{Arrival, Sink};
+use crate::endpoint::{Arrival, Endpoint};
 use crate::support::postgres::Database;
 
-/// What is watched of it. Its events say no more than their key, which is what a [`Sink`] looks for.
+/// What is watched of it. Its events say no more than their key, which is what a [`Endpoint`] looks for.
 pub const WATCH: &str = r#"
 [[watch]]
 name = "items"
@@ -73,7 +73,7 @@ impl Prober {
     }
 
     /// From commit to request, in milliseconds, of each of so many changes per second for so long.
-    pub async fn latencies(&mut self, sink: &Sink, per_second: u32, duration: Duration) -> Vec<f64> {
+    pub async fn latencies(&mut self, sink: &Endpoint, per_second: u32, duration: Duration) -> Vec<f64> {
         let _of_before = sink.take();
         let count = (f64::from(per_second) * duration.as_secs_f64()).round() as usize;
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::context::Context;
+use crate::endpoint::Endpoint;
 use crate::figure::Bound::AtMost;
 use crate::figure::{Figure, Goal};
 use crate::shop;
-use crate::sink::Sink;
 use crate::support::daemon::Daemon;
 use crate::support::postgres::Database;
 use crate::writers::Load;
@@ -192,7 +192,7 @@ async fn running(daemon: &mut Daemon, wanted: bool) {
 
 /// Writers that insert while the daemon is awake, so that they do not ring, and commit when it has long been asleep.
 async fn late(context: &Context) -> Vec<Figure> {
-    let (database, sink) = (context.database().await, Sink::start().await);
+    let (database, sink) = (context.database().await, Endpoint::start().await);
     shop::stock(&database, 1_000).await;
     let mut daemon = context.daemon(&database, &sink.url(), shop::WATCH);
     daemon.start().await;
@@ -213,7 +213,7 @@ async fn late(context: &Context) -> Vec<Figure> {
 }
 
 /// In milliseconds from its commit, of each writer.
-async fn late_by(database: &Database, sink: &Sink, first: i64, waits: Duration) -> Vec<f64> {
+async fn late_by(database: &Database, sink: &Endpoint, first: i64, waits: Duration) -> Vec<f64> {
     let mut writers = Vec::new();
     for key in first..first + i64::try_from(LATE_WRITERS).expect("few") {
         let session = database.session().await;

@@ -4,18 +4,18 @@
 use std::time::Duration;
 
 use crate::context::Context;
+use crate::endpoint::Endpoint;
 use crate::figure::Bound::AtMost;
 use crate::figure::{Figure, Goal};
 use crate::process;
 use crate::shop;
-use crate::sink::Sink;
 
 /// By then requests have timed out and others were tried.
 const WATCHED_FOR: Duration = Duration::from_secs(15);
 
 pub async fn run(context: &Context) -> Vec<Figure> {
     let (keys, alerts) = (context.amount(1_000_000), context.amount(100_000));
-    let (database, sink) = (context.database().await, Sink::silent().await);
+    let (database, sink) = (context.database().await, Endpoint::silent().await);
     shop::stock(&database, keys).await;
     let mut daemon = context.daemon(&database, &sink.url(), shop::WATCH);
     daemon.start().await;

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use crate::context::Context;
+use crate::endpoint::Endpoint;
 use crate::figure::Figure;
 use crate::shop;
-use crate::sink::Sink;
 use crate::support::daemon::Daemon;
 use crate::support::postgres::Database;
 use crate::writers::Load;
@@ -36,7 +36,7 @@ pub async fn run(context: &Context) -> Vec<Figure> {
 
 /// Watched and unwatched inserts per second, and deliveries per second, of each round.
 async fn with(context: &Context, count: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
-    let (database, sink) = (context.database().await, Sink::start().await);
+    let (database, sink) = (context.database().await, Endpoint::start().await);
     let keys = context.amount(ALERTS);
     shop::stock(&database, keys).await;
     database.sql("CREATE TABLE watched (id bigserial PRIMARY KEY, tenant_id int NOT NULL)").await;
@@ -80,7 +80,7 @@ async fn writes(context: &Context, database: &Database, table: &str) -> f64 {
 }
 
 /// Every key raises an alert in one transaction, or every alert is resolved: per second, from commit to the last request.
-async fn deliveries(database: &Database, sink: &Sink, keys: u64, raise: bool) -> f64 {
+async fn deliveries(database: &Database, sink: &Endpoint, keys: u64, raise: bool) -> f64 {
     let _of_before = sink.take();
     let sql = if raise {
         format!("INSERT INTO items SELECT {} + i, i FROM generate_series(1, {keys}) AS i", shop::SECOND)

@@ -14,23 +14,23 @@ const KEY: &[u8] = br#"\"k\":"#;
 pub type Arrival = (i64, Instant);
 
 /// The endpoint; its thread of work ends with the process.
-pub struct Sink {
+pub struct Endpoint {
     pub port: u16,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
 }
 
-impl Sink {
+impl Endpoint {
     /// One that answers at once.
-    pub async fn start() -> Sink {
-        Sink::new(true).await
+    pub async fn start() -> Endpoint {
+        Endpoint::new(true).await
     }
 
     /// One that takes connections and never answers.
-    pub async fn silent() -> Sink {
-        Sink::new(false).await
+    pub async fn silent() -> Endpoint {
+        Endpoint::new(false).await
     }
 
-    async fn new(answers: bool) -> Sink {
+    async fn new(answers: bool) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let arrivals = Arc::new(Mutex::new(Vec::new()));
@@ -41,7 +41,7 @@ impl Sink {
                 tokio::spawn(serve(stream, answers, Arc::clone(&into)));
             }
         });
-        Sink { port, arrivals }
+        Endpoint { port, arrivals }
     }
 
     pub fn url(&self) -> String {
