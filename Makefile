@@ -39,8 +39,8 @@ mutations: ## Builds that are wrong on purpose: the chaos runner must notice eac
 PAIRS ?= 5
 
 bench: ## What it costs and carries, beside other programs: ONLY=writes,latency PAIRS=5 JSON=figures.json (about an hour)
-	@scripts/tools cargo cc
-	@bin=$$(scripts/postgres) && PG_BINDIR=$$bin cargo bench --locked --bench suite -- --pairs $(PAIRS) \
+	@scripts/tools cargo cc node npm
+	@bin=$$(scripts/postgres) && peers=$$(scripts/peers) && PG_BINDIR=$$bin PEERS=$$peers cargo bench --locked --bench suite -- --pairs $(PAIRS) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(abspath $(JSON))) $(if $(QUICK),--quick)
 
 fuzz: ## Every fuzz target for ten minutes (not part of ci)

@@ -65,9 +65,10 @@ impl Context {
     }
 
     /// Measures every contender `pairs` times. They take turns, the other way round every other time, so that what
-    /// the machine does meanwhile meets all of them. `measure` is told who and in which round.
-    pub async fn rounds<C>(&self, contenders: &[C], mut measure: impl AsyncFnMut(&C) -> f64) -> Vec<Vec<f64>> {
-        let mut values = vec![Vec::new(); contenders.len()];
+    /// the machine does meanwhile meets all of them. The
+    /// values of a round stand at the same place of each.
+    pub async fn rounds<C, T>(&self, contenders: &[C], mut measure: impl AsyncFnMut(&C) -> T) -> Vec<Vec<T>> {
+        let mut values: Vec<Vec<T>> = contenders.iter().map(|_| Vec::new()).collect();
         for round in 0..self.pairs {
             for place in 0..contenders.len() {
                 let turn = if round % 2 == 0 { place } else { contenders.len() - 1 - place };

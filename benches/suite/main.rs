@@ -16,23 +16,32 @@ mod support;
 
 mod arguments;
 mod context;
-mod endpoint;
 mod figure;
+mod ledger;
+mod listen;
 mod machine;
-
+mod peers;
+mod pgbench;
 mod process;
 mod report;
 mod rows;
+mod senders;
 mod shop;
-
+mod sink;
 mod writers;
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+
+use futures_util::FutureExt as _;
 
 use arguments::{Arguments, Order};
 use context::Context;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
+        return sink::be();
+    }
     match arguments::read(std::env::args().skip(1)) {
         Ok(Order::Run(arguments)) => runtime().block_on(run(arguments)),
         Ok(Order::List) => {
@@ -54,14 +63,22 @@ async fn run(arguments: Arguments) -> ExitCode {
     let context = Context::new(&arguments);
     let machine = machine::describe(&context).await;
     println!("bench: {}", machine::line(&machine));
-    let mut figures = Vec::new();
+    let (mut figures, mut failed) = (Vec::new(), Vec::new());
     for name in &arguments.only {
         context.say(&format!("{name}: {} pairs", context.pairs));
-        figures.extend(rows::run(name, &context).await);
+        // A row that fails says so, and the others go on.
+        match AssertUnwindSafe(rows::run(name, &context)).catch_unwind().await {
+            Ok(measured) => figures.extend(measured),
+            Err(_) => failed.push(name.as_str()),
+        }
         // Written after every row: what was measured is not lost to what fails later.
         report::write(&arguments.json, &machine, &arguments, &figures);
     }
     println!("\n{}", report::table(&figures));
     println!("bench: {}", arguments.json.display());
-    ExitCode::SUCCESS
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("bench: not measured, see above: {}", failed.join(", "));
+    ExitCode::FAILURE
 }

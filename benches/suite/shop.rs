@@ -3,15 +3,15 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_postgres::{Client, Statement};
 
-use crate::endpoint::{Arrival, Endpoint};
+use crate::sink::{self, Sink};
 use crate::support::postgres::Database;
 
-/// What is watched of it. Its events say no more than their key, which is what a [`Endpoint`] looks for.
+/// What is watched of it. A key's events go to a channel of its own, by which the [`Sink`] knows them.
 pub const WATCH: &str = r#"
 [[watch]]
 name = "items"
@@ -19,10 +19,9 @@ table = "public.items"
 key = ["tenant_id"]
 threshold = 2
 [[watch.publish]]
-channels = ["bench"]
+channels = ["bench.{{ key.tenant_id }}"]
 event = "bench"
 endpoint = "main"
-data = { k = "{{ key.tenant_id }}" }
 "#;
 
 /// Added to a key: the number of its second row.
@@ -30,6 +29,10 @@ pub const SECOND: i64 = 1_000_000_000;
 /// So many keys are used for probing: at 200 probes a second none is probed twice within seconds.
 const PROBED: i64 = 1_000;
 const SESSIONS: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A key, and when it was changed or its event came.
+type Change = (u64, i64);
 
 /// A table with a row for each of so many keys.
 pub async fn stock(database: &Database, keys: u64) {
@@ -44,6 +47,19 @@ pub async fn settled(database: &Database) {
     let waiting = "SELECT (SELECT count(*) FROM items_listen.journal) + (SELECT count(*) FROM items_listen.marker)
                         + (SELECT count(*) FROM items_listen.count WHERE dirty > 0)";
     crate::support::eventually("the journal is dry", async || (database.one::<i64>(waiting).await == 0).then_some(())).await;
+}
+
+/// An endpoint that takes connections and never answers.
+pub async fn silent_endpoint() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            kept.push(stream);
+        }
+    });
+    format!("http://127.0.0.1:{port}")
 }
 
 struct Session {
@@ -73,8 +89,8 @@ impl Prober {
     }
 
     /// From commit to request, in milliseconds, of each of so many changes per second for so long.
-    pub async fn latencies(&mut self, sink: &Endpoint, per_second: u32, duration: Duration) -> Vec<f64> {
-        let _of_before = sink.take();
+    pub async fn latencies(&mut self, sink: &Sink, per_second: u32, duration: Duration) -> Vec<f64> {
+        let _of_before = sink.take().await;
         let count = (f64::from(per_second) * duration.as_secs_f64()).round() as usize;
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
         let mut changes = JoinSet::new();
@@ -83,12 +99,12 @@ impl Prober {
             changes.spawn(self.change(number));
         }
         let committed = changes.join_all().await;
-        sink.wait_for(committed.len()).await;
-        matched(committed, sink.take())
+        sink.wait_for(committed.len(), PATIENCE).await.expect("an event for every change");
+        matched(committed, sink.take().await.arrivals)
     }
 
     /// The next key's change.
-    fn change(&mut self, number: usize) -> impl Future<Output = Arrival> + use<> {
+    fn change(&mut self, number: usize) -> impl Future<Output = Change> + use<> {
         let probed = PROBED.min(self.keys);
         let key = 1 + (self.next % probed) * (self.keys / probed);
         self.next += 1;
@@ -105,20 +121,19 @@ impl Prober {
                 session.client.execute(&session.delete, &[&row]).await
             };
             assert_eq!(changed.expect("a writer never fails"), 1);
-            (key, Instant::now())
+            (key.unsigned_abs(), sink::now())
         }
     }
 }
 
 /// Each key's events come in the order of its changes. A request may come before the writer has heard that it committed.
-fn matched(mut committed: Vec<Arrival>, came: Vec<Arrival>) -> Vec<f64> {
-    let mut by_key: HashMap<i64, VecDeque<Instant>> = HashMap::new();
+fn matched(mut committed: Vec<Change>, came: Vec<Change>) -> Vec<f64> {
+    let mut by_key: HashMap<u64, VecDeque<i64>> = HashMap::new();
     came.into_iter().for_each(|(key, at)| by_key.entry(key).or_default().push_back(at));
     committed.sort_by_key(|(_, at)| *at);
-    let at = |(key, committed): Arrival| {
+    let at = |(key, committed): Change| {
         let came = by_key.get_mut(&key).and_then(VecDeque::pop_front).expect("an event for every change");
-        let before = committed.saturating_duration_since(came).as_secs_f64();
-        (came.saturating_duration_since(committed).as_secs_f64() - before) * 1_000.0
+        sink::seconds(committed, came) * 1_000.0
     };
     committed.into_iter().map(at).collect()
 }

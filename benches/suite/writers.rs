@@ -1,4 +1,4 @@
-//! Writers: `pgbench` with one statement.
+//! Writers at a steady rate: `pgbench`, and how long each of its transactions took.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -13,8 +13,8 @@ use crate::support::postgres::Database;
 pub struct Load<'a> {
     pub sql: &'a str,
     pub clients: u32,
-    /// So many a second; none: as many as can be.
-    pub rate: Option<u64>,
+    /// So many statements a second.
+    pub rate: u64,
     pub duration: Duration,
 }
 
@@ -56,18 +56,11 @@ impl Load<'_> {
         command.env("PGPORT", database.port.to_string());
         command.args(["-n", "-M", "prepared", "-l", "-f", "load.sql", "-c", &self.clients.to_string()]);
         command.args(["-j", &self.clients.min(2).to_string(), "-T", &self.duration.as_secs().max(1).to_string()]);
-        if let Some(rate) = self.rate {
-            command.args(["-R", &rate.to_string()]);
-        }
+        command.args(["-R", &self.rate.to_string()]);
         let output = std::fs::File::create(files.join("output")).expect("a file for what it says");
         let errors = output.try_clone().expect("the same file");
         let child = command.current_dir(&files).stdout(output).stderr(errors).stdin(Stdio::null()).spawn();
         Running { child: child.expect("pgbench starts"), files }
-    }
-
-    /// Runs them to their end.
-    pub async fn run(&self, context: &Context, database: &Database) -> Written {
-        self.start(context, database).end().await
     }
 }
 

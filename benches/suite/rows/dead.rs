@@ -2,10 +2,10 @@
 //! can be vacuumed away. What makes every ordinary queue table slow must not make this one so.
 
 use crate::context::Context;
-use crate::endpoint::Endpoint;
 use crate::figure::Bound::RatioAtMost;
 use crate::figure::{Figure, Goal, percentile};
 use crate::shop::{self, Prober};
+use crate::sink::Sink;
 use crate::support::postgres::Database;
 
 const PER_SECOND: u32 = 200;
@@ -29,7 +29,7 @@ endpoint = "main"
 pub async fn run(context: &Context) -> Vec<Figure> {
     let dead = context.amount(2_000_000);
     let keys = context.amount(KEYS).max(1_000);
-    let (database, sink) = (context.database().await, Endpoint::start().await);
+    let (database, sink) = (context.database().await, Sink::start());
     shop::stock(&database, keys).await;
     database.sql("CREATE TABLE bulk (key int PRIMARY KEY)").await;
     let mut daemon = context.daemon(&database, &sink.url(), &format!("{}{BULK}", shop::WATCH));
@@ -59,7 +59,7 @@ pub async fn run(context: &Context) -> Vec<Figure> {
 }
 
 /// p50 and p99 of each round.
-async fn rounds(context: &Context, prober: &mut Prober, sink: &Endpoint, when: &str) -> Vec<(f64, f64)> {
+async fn rounds(context: &Context, prober: &mut Prober, sink: &Sink, when: &str) -> Vec<(f64, f64)> {
     let mut rounds = Vec::new();
     for _ in 0..context.pairs {
         let latencies = prober.latencies(sink, PER_SECOND, context.duration).await;

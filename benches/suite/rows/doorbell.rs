@@ -4,21 +4,21 @@
 //! The ways are measured with the same small journal row and nothing else, so that only the bell differs; then our own
 //! triggers, whole, with no daemon and with one that is busy.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::context::Context;
-use crate::endpoint::Endpoint;
 use crate::figure::Bound::AtMost;
 use crate::figure::{Figure, Goal};
+use crate::pgbench::Script;
 use crate::shop;
+use crate::sink::{self, Sink};
 use crate::support::daemon::Daemon;
 use crate::support::postgres::Database;
-use crate::writers::Load;
 
 const NOWHERE: &str = "http://127.0.0.1:9";
-const CLIENTS: u32 = 16;
+const CLIENTS: usize = 16;
 /// The lock of the trials: any number.
 const LOCK: i64 = 4_711;
 
@@ -46,6 +46,7 @@ const BELLS: [Bell; 5] = [
 /// Between insert and commit.
 const WRITERS_WAIT: [u64; 3] = [1, 5, 30];
 const LATE_WRITERS: u64 = 10;
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The poll is a second; a query and a request come on top.
 const ABOUT_A_POLL: f64 = 1_050.0;
 
@@ -116,9 +117,8 @@ fn trial(number: usize, bell: &Bell) -> String {
 /// Transactions per second, and how many notifications came of them.
 async fn rung(context: &Context, database: &Database, channel: &str, sql: &str) -> (f64, usize) {
     let listener = Listener::open(database, channel).await;
-    let load = Load { sql, clients: CLIENTS, rate: None, duration: context.duration };
-    let written = load.run(context, database).await;
-    (written.per_second, listener.close().await)
+    let rate = Script::new(sql).rate(&context.server, database, CLIENTS, context.duration).await;
+    (rate, listener.close().await)
 }
 
 /// A session that counts.
@@ -192,7 +192,7 @@ async fn running(daemon: &mut Daemon, wanted: bool) {
 
 /// Writers that insert while the daemon is awake, so that they do not ring, and commit when it has long been asleep.
 async fn late(context: &Context) -> Vec<Figure> {
-    let (database, sink) = (context.database().await, Endpoint::start().await);
+    let (database, sink) = (context.database().await, Sink::start());
     shop::stock(&database, 1_000).await;
     let mut daemon = context.daemon(&database, &sink.url(), shop::WATCH);
     daemon.start().await;
@@ -213,7 +213,7 @@ async fn late(context: &Context) -> Vec<Figure> {
 }
 
 /// In milliseconds from its commit, of each writer.
-async fn late_by(database: &Database, sink: &Endpoint, first: i64, waits: Duration) -> Vec<f64> {
+async fn late_by(database: &Database, sink: &Sink, first: i64, waits: Duration) -> Vec<f64> {
     let mut writers = Vec::new();
     for key in first..first + i64::try_from(LATE_WRITERS).expect("few") {
         let session = database.session().await;
@@ -226,13 +226,13 @@ async fn late_by(database: &Database, sink: &Endpoint, first: i64, waits: Durati
     tokio::time::sleep(waits).await;
     let mut latencies = Vec::new();
     for (key, session) in writers {
-        let _of_others = sink.take();
+        let _of_others = sink.take().await;
         session.batch_execute("COMMIT").await.expect("commits");
-        let committed = Instant::now();
-        sink.wait_for(1).await;
-        let (of, at) = sink.take()[0];
-        assert_eq!(of, key);
-        latencies.push(at.saturating_duration_since(committed).as_secs_f64() * 1_000.0);
+        let committed = sink::now();
+        sink.wait_for(1, PATIENCE).await.expect("the poll finds it at the latest");
+        let (of, at) = sink.take().await.arrivals[0];
+        assert_eq!(of, key.unsigned_abs());
+        latencies.push(sink::seconds(committed, at) * 1_000.0);
         // Asleep again, and not at the same time within the beat.
         tokio::time::sleep(Duration::from_millis(300 + u64::try_from(key).unwrap_or(0) % 10 * 37)).await;
     }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::context::Context;
-use crate::endpoint::Endpoint;
 use crate::figure::{Figure, percentile};
 use crate::shop::{self, Prober};
+use crate::sink::Sink;
 use crate::support::postgres::Database;
 use crate::writers::Load;
 
@@ -25,7 +25,7 @@ pub async fn run(context: &Context) -> Vec<Figure> {
 }
 
 async fn keys(context: &Context) -> Vec<Figure> {
-    let (database, sink) = (context.database().await, Endpoint::start().await);
+    let (database, sink) = (context.database().await, Sink::start());
     shop::stock(&database, KEYS[0]).await;
     let mut daemon = context.daemon(&database, &sink.url(), shop::WATCH);
     daemon.start().await;
@@ -43,7 +43,7 @@ async fn keys(context: &Context) -> Vec<Figure> {
 }
 
 /// p50 and p99 of so many rounds, after one that warms up.
-async fn probed(context: &Context, prober: &mut Prober, sink: &Endpoint, per_second: u32, what: &str) -> Vec<Figure> {
+async fn probed(context: &Context, prober: &mut Prober, sink: &Sink, per_second: u32, what: &str) -> Vec<Figure> {
     let _warm = prober.latencies(sink, per_second, Duration::from_secs(1)).await;
     let (mut p50, mut p99) = (Vec::new(), Vec::new());
     for _ in 0..context.pairs {
@@ -61,7 +61,7 @@ async fn probed(context: &Context, prober: &mut Prober, sink: &Endpoint, per_sec
 async fn rate(context: &Context) -> Vec<Figure> {
     let mut figures = Vec::new();
     for (changes, rows) in RATES {
-        let (database, sink) = (context.database().await, Endpoint::start().await);
+        let (database, sink) = (context.database().await, Sink::start());
         shop::stock(&database, KEYS[0]).await;
         database.sql("CREATE TABLE bulk (id bigserial PRIMARY KEY, key int NOT NULL)").await;
         let mut daemon = context.daemon(&database, &sink.url(), &format!("{}{}", shop::WATCH, bulk("main", 1_000_000_000)));
@@ -73,13 +73,13 @@ async fn rate(context: &Context) -> Vec<Figure> {
 }
 
 /// Alerts among so many changes a second that cause none, and how many of those are folded a second.
-async fn at_rate(context: &Context, database: &Database, sink: &Endpoint, changes: u64, rows: u64) -> Vec<Figure> {
+async fn at_rate(context: &Context, database: &Database, sink: &Sink, changes: u64, rows: u64) -> Vec<Figure> {
     let sql = format!(
         "\\set k random(1, 100000)\nINSERT INTO bulk (key) SELECT (:k + i * 7919) % 100000 FROM generate_series(1, {rows}) AS i;"
     );
     let rounds = u32::try_from(context.pairs).expect("few");
     let duration = context.duration * rounds + Duration::from_secs(3);
-    let load = Load { sql: &sql, clients: 4, rate: Some(changes / rows), duration };
+    let load = Load { sql: &sql, clients: 4, rate: changes / rows, duration };
     let mut prober = Prober::new(database, KEYS[0]).await;
     let (writers, started) = (load.start(context, database), Instant::now());
     let mut figures = probed(context, &mut prober, sink, PROBES_BESIDE, &format!("{changes} changes/s")).await;
@@ -96,10 +96,10 @@ async fn at_rate(context: &Context, database: &Database, sink: &Endpoint, change
 }
 
 async fn backlog(context: &Context) -> Vec<Figure> {
-    let (database, sink, dead) = (context.database().await, Endpoint::start().await, Endpoint::silent().await);
+    let (database, sink, dead) = (context.database().await, Sink::start(), shop::silent_endpoint().await);
     shop::stock(&database, KEYS[0]).await;
     database.sql("CREATE TABLE bulk (id bigserial PRIMARY KEY, key int NOT NULL)").await;
-    let endpoint = format!("[endpoints.dead]\nurl = \"{}\"\napp_id = \"a\"\nkey = \"k\"\nsecret = \"s\"\n", dead.url());
+    let endpoint = format!("[endpoints.dead]\nurl = \"{dead}\"\napp_id = \"a\"\nkey = \"k\"\nsecret = \"s\"\n");
     let mut daemon = context.daemon(&database, &sink.url(), &format!("{endpoint}{}{}", shop::WATCH, bulk("dead", 1)));
     daemon.start().await;
     let (mut figures, mut known) = (Vec::new(), 0);

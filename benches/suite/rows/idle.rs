@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::context::{self, Context};
-use crate::endpoint::Endpoint;
 use crate::figure::Bound::AtMost;
 use crate::figure::{Figure, Goal};
 use crate::process;
 use crate::shop;
+use crate::sink::Sink;
 use crate::support::postgres::Database;
 
 const KEYS: u64 = 1_000;
@@ -22,7 +22,7 @@ const CALLS: &str = "SELECT s.queryid, s.calls, left(regexp_replace(s.query, '\\
 
 pub async fn run(context: &Context) -> Vec<Figure> {
     let server = context::server(&["shared_preload_libraries = 'pg_stat_statements'", "pg_stat_statements.track = top"]);
-    let (database, sink) = (server.database().await, Endpoint::start().await);
+    let (database, sink) = (server.database().await, Sink::start());
     database.sql("CREATE EXTENSION pg_stat_statements").await;
     shop::stock(&database, KEYS).await;
     let mut daemon = context.daemon(&database, &sink.url(), shop::WATCH);

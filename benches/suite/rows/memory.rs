@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use crate::context::Context;
-use crate::endpoint::Endpoint;
 use crate::figure::Bound::AtMost;
 use crate::figure::{Figure, Goal};
 use crate::process;
@@ -15,9 +14,9 @@ const WATCHED_FOR: Duration = Duration::from_secs(15);
 
 pub async fn run(context: &Context) -> Vec<Figure> {
     let (keys, alerts) = (context.amount(1_000_000), context.amount(100_000));
-    let (database, sink) = (context.database().await, Endpoint::silent().await);
+    let (database, endpoint) = (context.database().await, shop::silent_endpoint().await);
     shop::stock(&database, keys).await;
-    let mut daemon = context.daemon(&database, &sink.url(), shop::WATCH);
+    let mut daemon = context.daemon(&database, &endpoint, shop::WATCH);
     daemon.start().await;
     shop::settled(&database).await;
     let pid = daemon.pid();

@@ -1,18 +1,19 @@
 //! One, two and four replicas on one database: what writers keep of their throughput, and deliveries per second.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::context::Context;
-use crate::endpoint::Endpoint;
 use crate::figure::Figure;
+use crate::pgbench::Script;
 use crate::shop;
+use crate::sink::{self, Sink};
 use crate::support::daemon::Daemon;
 use crate::support::postgres::Database;
-use crate::writers::Load;
 
 const REPLICAS: [usize; 3] = [1, 2, 4];
-const CLIENTS: u32 = 16;
+const CLIENTS: usize = 16;
 const ALERTS: u64 = 20_000;
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub async fn run(context: &Context) -> Vec<Figure> {
     let mut figures = Vec::new();
@@ -36,7 +37,7 @@ pub async fn run(context: &Context) -> Vec<Figure> {
 
 /// Watched and unwatched inserts per second, and deliveries per second, of each round.
 async fn with(context: &Context, count: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
-    let (database, sink) = (context.database().await, Endpoint::start().await);
+    let (database, sink) = (context.database().await, Sink::start());
     let keys = context.amount(ALERTS);
     shop::stock(&database, keys).await;
     database.sql("CREATE TABLE watched (id bigserial PRIMARY KEY, tenant_id int NOT NULL)").await;
@@ -72,25 +73,25 @@ endpoint = "main"
 
 async fn writes(context: &Context, database: &Database, table: &str) -> f64 {
     let sql = format!("\\set t random(1, 100)\nINSERT INTO {table} (tenant_id) VALUES (:t);");
-    let load = Load { sql: &sql, clients: CLIENTS, rate: None, duration: context.duration };
-    let written = load.run(context, database).await;
+    let script = Script::new(&sql);
+    let rate = script.rate(&context.server, database, CLIENTS, context.duration).await;
     shop::settled(database).await;
-    context.say(&format!("replicas: {table}: {:.0} tx/s", written.per_second));
-    written.per_second
+    context.say(&format!("replicas: {table}: {rate:.0} tx/s"));
+    rate
 }
 
 /// Every key raises an alert in one transaction, or every alert is resolved: per second, from commit to the last request.
-async fn deliveries(database: &Database, sink: &Endpoint, keys: u64, raise: bool) -> f64 {
-    let _of_before = sink.take();
+async fn deliveries(database: &Database, sink: &Sink, keys: u64, raise: bool) -> f64 {
+    let _of_before = sink.take().await;
     let sql = if raise {
         format!("INSERT INTO items SELECT {} + i, i FROM generate_series(1, {keys}) AS i", shop::SECOND)
     } else {
         format!("DELETE FROM items WHERE id > {}", shop::SECOND)
     };
     database.sql(&sql).await;
-    let started = Instant::now();
-    sink.wait_for(usize::try_from(keys).expect("few")).await;
-    let last = sink.take().into_iter().map(|(_, at)| at).max().unwrap_or(started);
+    let committed = sink::now();
+    sink.wait_for(usize::try_from(keys).expect("few"), PATIENCE).await.expect("all were delivered");
+    let seconds = sink::seconds(committed, sink.take().await.last());
     shop::settled(database).await;
-    keys as f64 / last.saturating_duration_since(started).as_secs_f64()
+    keys as f64 / seconds
 }

@@ -5,7 +5,6 @@ use std::time::Instant;
 use crate::context::Context;
 use crate::figure::Bound::RatioAtLeast;
 use crate::figure::{Figure, Goal};
-use crate::support::daemon::Daemon;
 use crate::support::postgres::Database;
 
 /// The sink is never reached: the threshold is not either.
@@ -49,7 +48,7 @@ pub async fn run(context: &Context) -> Vec<Figure> {
         }
         context.say(&format!("statements: round {round} of {}", context.pairs));
     }
-    settled(&database, &daemon).await;
+    settled(&database).await;
     let figure = |(place, statement): (usize, &Statement)| {
         let (watched, plain) = (("watched", &rates[0][place][..]), ("unwatched", &rates[1][place][..]));
         let measure = format!("{} of {rows} rows", statement.name);
@@ -84,11 +83,7 @@ async fn table_round(database: &Database, table: &str, rows: u64) -> Vec<f64> {
 }
 
 /// Every row was inserted and deleted: the daemon must know of none.
-async fn settled(database: &Database, daemon: &Daemon) {
-    crate::support::eventually("the journal is dry and every count 0", async || {
-        let left: i64 = database.one("SELECT count(*) FROM items_listen.journal").await;
-        (left == 0).then_some(())
-    })
-    .await;
-    assert!(daemon.log().iter().all(|line| line["level"] != "ERROR"), "the daemon logged errors");
+async fn settled(database: &Database) {
+    crate::ledger::dry(database).await;
+    assert_eq!(crate::ledger::counted(database, "watched").await, 0, "the count is exact");
 }
