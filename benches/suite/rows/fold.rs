@@ -35,34 +35,46 @@ const BY_HAND: &str = "
 pub async fn run(context: &Context) -> Vec<Figure> {
     let mut figures = Vec::new();
     for keys in [1_000, context.amount(1_000_000).max(1_000)] {
-        figures.push(with_keys(context, keys).await);
+        figures.extend(with_keys(context, keys).await);
     }
     figures
 }
 
-async fn with_keys(context: &Context, keys: u64) -> Figure {
+async fn with_keys(context: &Context, keys: u64) -> [Figure; 2] {
     let rows = context.amount(1_000_000).max(KEYS_A_STATEMENT);
     let database = context.database().await;
     shop::stock(&database, keys).await;
     let daemon = context.daemon(&database, NOWHERE, &shop::WATCH.replace("threshold = 2", "threshold = 1000000000"));
-    prepare(&database, &daemon, keys, rows).await;
-    let values = context
+    prepare(&database, &daemon, rows, keys).await;
+    let seconds = context
         .rounds(&["items-listen", "by hand in psql"], async |contender| {
             restore(&database).await;
-            let seconds = if *contender == "items-listen" { fold(&daemon).await } else { by_hand(context, &database).await };
+            let took = if *contender == "items-listen" { fold(&daemon).await } else { by_hand(context, &database).await };
             let left: i64 = database.one("SELECT count(*) FROM items_listen.journal").await;
             assert_eq!(left, 0, "{contender} took everything");
-            context.say(&format!("fold: {keys} keys, {contender}: {seconds:.2} s"));
-            rows as f64 / seconds
+            context.say(&format!("fold: {keys} keys, {contender}: {:.2} s, judged after {:.2} s", took.dry, took.judged));
+            took
         })
         .await;
-    let measure = format!("{rows} rows, {keys} keys");
-    Figure::beside("fold", &measure, "rows/s", ("items-listen", &values[0]), ("by hand in psql", &values[1]))
-        .goal(Goal::new(RatioAtLeast(0.8)))
+    let figure = |until: &str, of: fn(&Took) -> f64| {
+        let rates = |took: &[Took]| took.iter().map(|took| rows as f64 / of(took)).collect::<Vec<f64>>();
+        let (ours, by_hand) = (rates(&seconds[0]), rates(&seconds[1]));
+        let measure = format!("{rows} rows, {keys} keys, until {until}");
+        Figure::beside("fold", &measure, "rows/s", ("items-listen", &ours), ("by hand in psql", &by_hand))
+            .goal(Goal::new(RatioAtLeast(0.8)))
+    };
+    [figure("the journal is dry", |took| took.dry), figure("every key is judged", |took| took.judged)]
+}
+
+/// Seconds.
+struct Took {
+    dry: f64,
+    /// Nobody judges by hand.
+    judged: f64,
 }
 
 /// A counted watch, and a copy of the backlog that is folded again and again.
-async fn prepare(database: &Database, daemon: &Daemon, keys: u64, rows: u64) {
+async fn prepare(database: &Database, daemon: &Daemon, rows: u64, keys: u64) {
     for command in [&["install"][..], &["recount"]] {
         let (code, _, errors) = daemon.run(command).await;
         assert_eq!(code, 0, "{errors}");
@@ -95,12 +107,20 @@ async fn restore(database: &Database) {
     database.sql("CHECKPOINT").await;
 }
 
-/// Folds until the journal is dry, from a session that remembers nothing; gives the seconds.
-async fn fold(daemon: &Daemon) -> f64 {
+/// Folds until there is nothing to be done, from a session that remembers nothing.
+async fn fold(daemon: &Daemon) -> Took {
     let mut engine = engine(daemon).await;
-    let started = Instant::now();
-    while let Folded::Done { complete: false, .. } | Folded::Done { more: true, .. } = engine.fold().await.expect("folds") {}
-    started.elapsed().as_secs_f64()
+    let (started, mut dry) = (Instant::now(), None);
+    loop {
+        let Folded::Done { complete, more, .. } = engine.fold().await.expect("folds") else { panic!("somebody else folds") };
+        let seconds = started.elapsed().as_secs_f64();
+        if complete {
+            let dry = *dry.get_or_insert(seconds);
+            if !more {
+                return Took { dry, judged: seconds };
+            }
+        }
+    }
 }
 
 async fn engine(daemon: &Daemon) -> Engine {
@@ -123,11 +143,12 @@ async fn engine(daemon: &Daemon) -> Engine {
     Engine::open(&connector, &schema, served, instance, dispatch).await.expect("opens")
 }
 
-async fn by_hand(context: &Context, database: &Database) -> f64 {
+async fn by_hand(context: &Context, database: &Database) -> Took {
     let mut command = context.server.program("psql", &database.name);
     command.env("PGPORT", database.port.to_string()).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", BY_HAND]);
     let started = Instant::now();
     let status = tokio::task::spawn_blocking(move || command.status()).await.expect("no panic").expect("psql starts");
     assert!(status.success(), "psql folds");
-    started.elapsed().as_secs_f64()
+    let seconds = started.elapsed().as_secs_f64();
+    Took { dry: seconds, judged: seconds }
 }
