@@ -19,10 +19,8 @@ use crate::support::postgres::Database;
 
 const NOWHERE: &str = "http://127.0.0.1:9";
 const CLIENTS: usize = 16;
-/// The lock of the trials: any number.
-const LOCK: i64 = 4_711;
 
-/// A way to ring, as what a trigger does beside its journal row.
+/// A way to ring, as what a trigger does beside its journal row. 4711 is the lock of the trials, as good as any number.
 struct Bell {
     name: &'static str,
     ring: &'static str,
@@ -30,14 +28,14 @@ struct Bell {
     deferred: bool,
 }
 
-const BELLS: [Bell; 5] = [
+const PROBE: &str = "IF (CASE WHEN pg_try_advisory_lock_shared(4711) THEN NOT pg_advisory_unlock_shared(4711) ELSE true END) THEN
+                         NOTIFY bell; END IF;";
+
+const BELLS: [Bell; 6] = [
     Bell { name: "no bell", ring: "", deferred: false },
-    Bell {
-        name: "advisory lock",
-        ring: "IF (CASE WHEN pg_try_advisory_lock_shared(4711) THEN NOT pg_advisory_unlock_shared(4711) ELSE true END) THEN
-                   NOTIFY bell; END IF;",
-        deferred: false,
-    },
+    Bell { name: "advisory lock", ring: PROBE, deferred: false },
+    // Asks at commit: nobody could look while we are awake and commit when we sleep. But such a trigger is one for each row.
+    Bell { name: "advisory lock, deferred trigger", ring: PROBE, deferred: true },
     Bell { name: "sequence as the flag", ring: "IF (SELECT is_called FROM flag) THEN NOTIFY bell; END IF;", deferred: false },
     Bell { name: "NOTIFY always", ring: "NOTIFY bell;", deferred: false },
     Bell { name: "NOTIFY, deferred trigger", ring: "NOTIFY bell;", deferred: true },
@@ -70,7 +68,6 @@ async fn ways(context: &Context) -> Vec<Figure> {
         [("nobody sleeps", "pg_advisory_unlock_all()", "false"), ("somebody sleeps", "pg_advisory_lock(4711)", "true")]
     {
         // What a daemon would do that goes to sleep, and what one does that wakes.
-        assert_eq!(LOCK, 4_711);
         sleeper.batch_execute(&format!("SELECT {hold}, setval('flag', 1, {flag})")).await.expect("the flag is set");
         let mut notified = vec![Vec::new(); BELLS.len()];
         let places: Vec<usize> = (0..BELLS.len()).collect();
