@@ -44,6 +44,6 @@ pub async fn run(context: &Context) -> Vec<Figure> {
     vec![
         alone(&format!("{keys} keys known"), &[known]),
         alone(&format!("and {alerts} alerts pending"), &resident).goal(Goal::new(AtMost(64.0))),
-        alone("at its peak", &[peak]),
+        alone("at its peak", &[peak]).goal(Goal::new(AtMost(64.0))),
     ]
 }
