@@ -49,6 +49,11 @@ pub async fn settled(database: &Database) {
     crate::support::eventually("the journal is dry", async || (database.one::<i64>(waiting).await == 0).then_some(())).await;
 }
 
+/// Statistics as autovacuum would have made them within a minute or so: statements are planned for what is there.
+pub async fn analysed(database: &Database) {
+    database.sql("ANALYZE").await;
+}
+
 /// An endpoint that takes connections and never answers.
 pub async fn silent_endpoint() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -35,6 +35,7 @@ pub async fn run(context: &Context) -> Vec<Figure> {
     let mut daemon = context.daemon(&database, &sink.url(), &format!("{}{BULK}", shop::WATCH));
     daemon.start().await;
     shop::settled(&database).await;
+    shop::analysed(&database).await;
     let mut prober = Prober::new(&database, keys).await;
     let _warm = prober.latencies(&sink, PER_SECOND, context.duration).await;
     let before = rounds(context, &mut prober, &sink, "before").await;
@@ -44,6 +45,7 @@ pub async fn run(context: &Context) -> Vec<Figure> {
         .await
         .expect("a snapshot");
     churn(context, &database, dead).await;
+    shop::analysed(&database).await;
     let _warm = prober.latencies(&sink, PER_SECOND, context.duration).await;
     let after = rounds(context, &mut prober, &sink, "with dead rows").await;
     say_dead(context, &database).await;
