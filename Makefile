@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations fuzz bench bench-micro lint doc ci clean
+.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,10 @@ bench: ## What it costs and carries, beside other programs: ONLY=writes,latency 
 	@scripts/tools cargo cc node npm
 	@bin=$$(scripts/postgres) && peers=$$(scripts/peers) && PG_BINDIR=$$bin PEERS=$$peers cargo bench --locked --bench suite -- --pairs $(PAIRS) \
 		$(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(abspath $(JSON))) $(if $(QUICK),--quick)
+
+plots: ## docs/plots from what bench wrote: JSON=figures.json
+	@scripts/tools node
+	@scripts/plots "$(JSON)" docs/plots
 
 fuzz: ## Every fuzz target for ten minutes (not part of ci)
 	@scripts/fuzz

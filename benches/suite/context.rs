@@ -1,9 +1,11 @@
 //! What every row needs: servers, databases, the daemon's release build, and how often to measure.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::arguments::Arguments;
+use crate::calm;
 use crate::support::daemon::Daemon;
 use crate::support::postgres::{Database, Server};
 
@@ -17,6 +19,8 @@ pub struct Context {
     pub duration: Duration,
     quick: bool,
     started: Instant,
+    /// At so many measurements the machine was not ours alone.
+    disturbed: AtomicU32,
 }
 
 /// A throw-away server as PostgreSQL sets itself up: durability, autovacuum and memory included. Tests have theirs
@@ -34,6 +38,7 @@ impl Context {
             duration: Duration::from_secs(arguments.seconds),
             quick: arguments.quick,
             started: Instant::now(),
+            disturbed: AtomicU32::new(0),
         }
     }
 
@@ -64,6 +69,18 @@ impl Context {
         println!("bench: {:5.0} s  {what}", self.started.elapsed().as_secs_f64());
     }
 
+    /// Waits until nobody else uses the machine, but not for ever.
+    pub async fn calm(&self) {
+        if !calm::wait().await {
+            self.disturbed.fetch_add(1, Ordering::Relaxed);
+            self.say("others use this machine: the next figure will suffer");
+        }
+    }
+
+    pub fn disturbed(&self) -> u32 {
+        self.disturbed.load(Ordering::Relaxed)
+    }
+
     /// Measures every contender `pairs` times. They take turns, the other way round every other time, so that what
     /// the machine does meanwhile meets all of them. The
     /// values of a round stand at the same place of each.
@@ -72,6 +89,7 @@ impl Context {
         for round in 0..self.pairs {
             for place in 0..contenders.len() {
                 let turn = if round % 2 == 0 { place } else { contenders.len() - 1 - place };
+                self.calm().await;
                 values[turn].push(measure(&contenders[turn]).await);
             }
         }

@@ -15,6 +15,7 @@
 mod support;
 
 mod arguments;
+mod calm;
 mod context;
 mod figure;
 mod ledger;
@@ -72,9 +73,15 @@ async fn run(arguments: Arguments) -> ExitCode {
             Err(_) => failed.push(name.as_str()),
         }
         // Written after every row: what was measured is not lost to what fails later.
-        report::write(&arguments.json, &machine, &arguments, &figures);
+        report::write(&arguments.json, &machine, &arguments, &figures, context.disturbed());
     }
     println!("\n{}", report::table(&figures));
+    if context.disturbed() > 0 {
+        println!(
+            "bench: others used the machine at {} measurements: their figures are worse than they should be",
+            context.disturbed()
+        );
+    }
     println!("bench: {}", arguments.json.display());
     if failed.is_empty() {
         return ExitCode::SUCCESS;

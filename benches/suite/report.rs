@@ -31,19 +31,23 @@ fn cells(figure: &Figure) -> [String; 8] {
         with_unit(&figure.value),
         figure.against.clone().unwrap_or_default(),
         figure.other.as_ref().map(with_unit).unwrap_or_default(),
-        figure.ratio.as_ref().map(|ratio| format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max)).unwrap_or_default(),
+        figure
+            .ratio
+            .as_ref()
+            .map(|ratio| format!("{} ({}–{})", number(ratio.median), number(ratio.min), number(ratio.max)))
+            .unwrap_or_default(),
         figure.goal.map(|goal| format!("{} {}", words(goal), figure.verdict.unwrap_or_default())).unwrap_or_default(),
     ]
 }
 
 fn words(goal: Goal) -> String {
-    let minimum = goal.bare_minimum.map(|bound| format!(" (at least {})", bound_words(bound))).unwrap_or_default();
+    let minimum = goal.bare_minimum.map(|bound| format!(" (or {})", bound_words(bound))).unwrap_or_default();
     format!("{}{minimum}:", bound_words(goal.wanted))
 }
 
 fn bound_words(bound: Bound) -> String {
     match bound {
-        Bound::RatioAtLeast(least) => format!("≥ {least} ×"),
+        Bound::RatioAtLeast(least) => format!("≥ {} ×", number(least)),
         Bound::RatioAtMost(most) => format!("≤ {most} ×"),
         Bound::RatioBelow(limit) => format!("< {limit} ×"),
         Bound::RatioAbove(limit) => format!("> {limit} ×"),
@@ -57,14 +61,15 @@ fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
         middle if middle >= 10.0 => format!("{value:.1}"),
+        small if small < 0.1 && small > 0.0 => format!("{value:.4}"),
         _ => format!("{value:.2}"),
     }
 }
 
 /// Writes the figures with the machine that they were measured on.
-pub fn write(file: &Path, machine: &Value, arguments: &Arguments, figures: &[Figure]) {
+pub fn write(file: &Path, machine: &Value, arguments: &Arguments, figures: &[Figure], disturbed: u32) {
     let settings = json!({ "pairs": arguments.pairs, "seconds": arguments.seconds, "quick": arguments.quick });
-    let document = json!({ "machine": machine, "settings": settings, "figures": figures });
+    let document = json!({ "machine": machine, "settings": settings, "disturbed": disturbed, "figures": figures });
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).expect("the directory is made");
     }

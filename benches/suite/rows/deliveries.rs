@@ -76,8 +76,12 @@ fn throughput(names: &[String], rates: &[Vec<f64>]) -> Vec<Figure> {
         let (ours, others) = ((names[one].as_str(), &rates[one][..]), (names[other].as_str(), &rates[other][..]));
         Figure::beside("deliveries", "events", "/s", ours, others)
     };
-    let mut figures =
-        vec![beside(OURS, CEILING).goal(Goal::new(RatioAtLeast(0.7)).or(AtLeast(20_000.0))), beside(OURS_OF_ONE, CEILING_OF_ONE)];
+    let mut figures = vec![
+        beside(OURS, CEILING).goal(Goal::new(RatioAtLeast(0.7)).or(AtLeast(20_000.0))),
+        // A ceiling of 44,000 a second, as the goal has it, is that of requests with one event each: batches carry far more.
+        beside(OURS, CEILING_OF_ONE).goal(Goal::new(RatioAtLeast(0.7)).or(RatioAtLeast(20.0 / 44.0))),
+        beside(OURS_OF_ONE, CEILING_OF_ONE),
+    ];
     let peers = OURS_OF_ONE + 1..names.len();
     let best = peers.clone().max_by(|one, other| Series::new(&rates[*one]).median.total_cmp(&Series::new(&rates[*other]).median));
     for peer in peers {
@@ -119,6 +123,8 @@ async fn sent(context: &Context, sink: &Sink, sender: Sender, alerts: u64) -> (T
     let warmed = sink.wait_for(warm, PATIENCE).await;
     assert!(warmed.is_some(), "{}: {} of {warm} arrived", sender.name(), sink.count().await);
     tokio::time::sleep(Duration::from_secs(1)).await;
+    // As in a database that has lived for a while: plans made without statistics would be another benchmark.
+    started.database.sql("VACUUM ANALYZE").await;
     started.database.sql("CHECKPOINT").await;
     let _earlier = sink.take().await;
     insert(&started.database.client, 0, alerts).await;

@@ -40,6 +40,7 @@ pub async fn run(context: &Context) -> Vec<Figure> {
     for round in 0..=context.pairs {
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         for table in order {
+            context.calm().await;
             let measured = table_round(&database, TABLES[table], rows).await;
             // The first round only fills caches.
             if round > 0 {
