@@ -1,9 +1,9 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations bench plots fuzz lint doc ci clean
+.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz lint doc ci clean
 
 help: ## What there is
-	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forever stays, with a page for a browser)
 	@scripts/tools cargo cc $(if $(filter forever,$(FOR)),node npm)
@@ -49,6 +49,10 @@ plots: ## docs/plots from what bench wrote: JSON=figures.json
 
 fuzz: ## Every fuzz target for ten minutes (not part of ci)
 	@scripts/fuzz
+
+bench-micro: ## What the pure parts cost: classify, step, template, sign, encode, parse (ONLY=part of a name)
+	@scripts/tools cargo cc
+	cargo bench --locked --bench micro -- $(ONLY)
 
 lint: ## Formatting, clippy, rustdoc: warnings are errors
 	cargo fmt --check

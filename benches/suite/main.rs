@@ -23,10 +23,13 @@ mod listen;
 mod machine;
 mod peers;
 mod pgbench;
+mod process;
 mod report;
 mod rows;
 mod senders;
+mod shop;
 mod sink;
+mod writers;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
