@@ -25,15 +25,15 @@ use crate::dispatch::lock;
 use crate::engine::{Engine, Folded, Served};
 use crate::error::Error;
 use crate::journal::fold::Snapshot;
-use crate::source::doorbell::{ARM_TRIES, Bell, Doorbell, Rings};
+use crate::source::doorbell::{ARM_TRIES, Bell, Doorbell, Stream};
 use crate::source::listen::{self, Listening};
 use crate::source::poll::{self, Beat, Telling};
 
 /// No fold takes so long: what is waited for is lost, though its socket may not know.
 const FOLD_PATIENCE: Duration = Duration::from_secs(300);
-/// How long the daemon stays awake after the last row, so that a steady stream of writers never rings.
+/// How long the daemon stays awake at least while another replica folds.
 const LINGER: Duration = Duration::from_millis(20);
-/// How often it looks while it lingers.
+/// How often it looks while it is awake.
 const LINGER_LOOK: Duration = Duration::from_millis(2);
 /// From so many rows on a fold is part of a flood; it is then followed by a pause, in which more of it comes
 /// together: the processor is the writers'. A few milliseconds are all that it costs an alert.
@@ -139,7 +139,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         heard_on: HashMap::new(),
         sweeps: Sweeps::default(),
         rung: false,
-        rings: Rings::default(),
+        stream: Stream::default(),
         foreign: HashSet::new(),
         marked: Vec::new(),
         whole_scan_at: Instant::now() + WHOLE_SCAN_EVERY,
@@ -186,7 +186,7 @@ struct Pipeline<'a> {
     heard_on: HashMap<String, Vec<i32>>,
     sweeps: Sweeps,
     rung: bool,
-    rings: Rings,
+    stream: Stream,
     foreign: HashSet<i32>,
     marked: Vec<i32>,
     whole_scan_at: Instant,
@@ -214,19 +214,25 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Folds until the journal is dry and has been for a while.
+    /// Folds until the journal is dry, and for as long as so much is committed that it soon is not.
     async fn work(&mut self) -> Result<(), Error> {
-        let mut dry_since: Option<Instant> = None;
+        let awake_since = Instant::now();
         while !self.daemon.stop.is_cancelled() {
             self.receive().await?;
-            let pause = match self.fold().await? {
-                Work::None | Work::Busy if dry_since.get_or_insert_with(Instant::now).elapsed() >= LINGER => return Ok(()),
+            let work = self.fold().await?;
+            let now = Instant::now();
+            let pause = match work {
+                Work::None if !self.stream.is_one(now) => return Ok(()),
+                // Whoever folds may not see what we were woken for.
+                Work::Busy if now - awake_since >= LINGER && !self.stream.is_one(now) => return Ok(()),
                 Work::None | Work::Busy => LINGER_LOOK,
                 Work::Some | Work::More => Duration::ZERO,
                 Work::Much => FLOOD_PAUSE,
             };
-            if pause != LINGER_LOOK {
-                dry_since = None;
+            match work {
+                Work::None | Work::Busy => {}
+                Work::Some | Work::More => self.stream.note(1, now),
+                Work::Much => self.stream.note(usize::MAX, now),
             }
             // However much there is to fold: beats, news and readings are taken in between.
             self.listen_for(pause).await?;
@@ -338,8 +344,11 @@ impl Pipeline<'_> {
                 return Ok(true);
             }
             // Answered with the bell armed: whoever commits after this fold's snapshot rings again.
-            if rung && (self.rings.ring(Instant::now()) || !matches!(self.fold().await?, Work::None | Work::Some)) {
-                return Ok(true);
+            if rung {
+                self.stream.note(1, Instant::now());
+                if self.stream.is_one(Instant::now()) || !matches!(self.fold().await?, Work::None | Work::Some) {
+                    return Ok(true);
+                }
             }
             if look_at.is_some_and(|at| at <= Instant::now()) {
                 if self.fold().await?.is_any() {

@@ -50,22 +50,26 @@ impl Bell {
     }
 }
 
-/// So many rings within so long are a stream.
-const STREAM_RINGS: usize = 10;
+/// So many commits within so long are a stream.
+const STREAM_COMMITS: usize = 10;
 const STREAM_WITHIN: Duration = Duration::from_millis(40);
 
-/// How often the bell rings.
+/// How often something is committed that is for us: often enough to stay awake for it?
 #[derive(Debug, Default)]
-pub struct Rings(VecDeque<Instant>);
+pub struct Stream(VecDeque<Instant>);
 
-impl Rings {
-    /// Notes a ring. Gives whether they come in a stream.
-    pub fn ring(&mut self, now: Instant) -> bool {
-        self.0.push_back(now);
-        if self.0.len() > STREAM_RINGS {
+impl Stream {
+    /// Notes so many commits, or rather that many at least.
+    pub fn note(&mut self, commits: usize, now: Instant) {
+        self.0.extend(std::iter::repeat_n(now, commits.min(STREAM_COMMITS)));
+        while self.0.len() > STREAM_COMMITS {
             self.0.pop_front();
         }
-        self.0.len() == STREAM_RINGS && self.0.front().is_some_and(|first| now.duration_since(*first) < STREAM_WITHIN)
+    }
+
+    /// Whether they come in a stream.
+    pub fn is_one(&self, now: Instant) -> bool {
+        self.0.len() == STREAM_COMMITS && self.0.front().is_some_and(|first| now.duration_since(*first) < STREAM_WITHIN)
     }
 }
 
@@ -176,12 +180,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_stream_of_rings_is_one() {
-        let (begin, mut rings) = (Instant::now(), Rings::default());
-        let mut ring = |ms: u64| rings.ring(begin + Duration::from_millis(ms));
-        assert!((0..100).all(|n| !ring(n * 5)), "200 a second");
-        assert!((600..609).all(|n| !ring(n)));
-        assert!(ring(609), "ten within nine milliseconds");
-        assert!(!ring(700));
+    fn what_comes_now_and_then_is_no_stream() {
+        let (begin, mut stream) = (Instant::now(), Stream::default());
+        let mut note = |ms: u64, commits: usize| {
+            stream.note(commits, begin + Duration::from_millis(ms));
+            stream.is_one(begin + Duration::from_millis(ms))
+        };
+        assert!((0..100).all(|n| !note(n * 5, 1)), "200 a second");
+        assert!((600..609).all(|n| !note(n, 1)));
+        assert!(note(609, 1), "ten within nine milliseconds");
+        assert!(!note(700, 1));
+        assert!(note(800, 1_000));
     }
 }
