@@ -118,6 +118,7 @@ SELECT done.rows AS folded_rows, done.complete, (SELECT count(*) FROM chosen) >=
        (SELECT array_agg(id) FROM mine WHERE marked) AS marked,
        (SELECT array_agg(id) FROM mine WHERE baseline AND NOT marked AND judged) AS baseline,
        (SELECT array_agg(id) FROM mine JOIN items_listen.storm s ON s.watch = id WHERE s.due_at <= (SELECT clock_timestamp())) AS storms,
+       EXISTS (SELECT FROM items_listen.unread_edit) AS unread_edited,
        r.watch, r.key, r.rows, r.was_dirty, r.severity, r.episode,
        -- Whatever the numbers, a reading is one of 64 bits.
        least(greatest(r.sum, -9223372036854775808), 9223372036854775807)::bigint AS sum,

@@ -45,6 +45,7 @@ use decide::{Changed, Evaluated, Manual, in_order};
 use facts::Facts;
 use refusal::Refusals;
 use told::Untold;
+use unread::Remembered;
 use write::Writer;
 
 /// So many changes one fold tells; of a backlog, which each fold has to sort, more and more.
@@ -138,6 +139,7 @@ pub struct Engine {
     writer: Writer,
     asker: Asker,
     refusals: Refusals,
+    remembered: Remembered,
     snapshot: Snapshot,
     /// Of the last time that all changes were taken.
     changes_snapshot: Snapshot,
@@ -167,7 +169,7 @@ impl Engine {
             false => format!("pg_try_advisory_xact_lock({lock})"),
         };
         let try_lock =
-            client.prepare(&format!("SELECT set_config('items_listen.folding', ({tried})::text, true)::boolean")).await?;
+            client.prepare(&format!("SELECT set_config('{}.folding', ({tried})::text, true)::boolean", schema.name())).await?;
         let writer = Writer::prepare(&client, schema, instance, dispatch).await?;
         Ok(Engine {
             facts: None,
@@ -176,6 +178,7 @@ impl Engine {
             writer,
             asker: Asker::new(connector),
             refusals: Refusals::default(),
+            remembered: Remembered::default(),
             lock,
             try_lock,
             schema: schema.clone(),
@@ -263,9 +266,17 @@ impl Engine {
             // A baseline is taken when the last of its keys is.
             found.evaluated.baseline.clear();
         }
+        self.remembered.begin(found.seqs, found.unread_edited);
         // The larger half: on the heap, so that whoever waits for a fold stays small.
-        let written =
-            Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, found.evaluated, found.now)).await?;
+        let written = Box::pin(self.writer.write(
+            &self.client,
+            &mut self.asker,
+            &self.served,
+            found.evaluated,
+            found.now,
+            &mut self.remembered,
+        ))
+        .await?;
         if let Some(untold) = written {
             self.note_untold(&untold);
             if let Untold::Refused { .. } = untold {
@@ -274,6 +285,7 @@ impl Engine {
             // What was told is committed; the rest waits for the next fold.
             (more, changes) = (true, changes.map(|_| false));
         }
+        self.remembered.committed(found.seqs, HashMap::new());
         self.refusals.heal(&waiting);
         let dry = found.complete && (!chaos::is(Mutation::EvaluateBeforeDry) || found.rows < self.limit.rows());
         self.limit = self.limit.after(found.complete);
@@ -437,6 +449,7 @@ impl Engine {
         while let Some(row) = rows.try_next().await? {
             let found = found.get_or_insert_with(|| Found::head(&row));
             let Some(watch) = row.get::<_, Option<i32>>("watch") else { continue };
+            found.note_seq(row.get("seq"));
             let Some(served) = self.served.get(&watch) else { continue };
             decide::folded(served, &row, found.now, found.baseline.contains(&watch), &mut found.evaluated);
         }
@@ -466,9 +479,20 @@ struct Found {
     marked: Vec<i32>,
     baseline: Vec<i32>,
     evaluated: Evaluated,
+    /// The lowest and the highest number that a reading has.
+    seqs: Option<(i64, i64)>,
+    /// Alerts were read or removed.
+    unread_edited: bool,
 }
 
 impl Found {
+    fn note_seq(&mut self, seq: Option<i64>) {
+        if let Some(seq) = seq {
+            let (first, last) = self.seqs.unwrap_or((seq, seq));
+            self.seqs = Some((first.min(seq), last.max(seq)));
+        }
+    }
+
     fn head(row: &tokio_postgres::Row) -> Found {
         let list = |name: &str| row.get::<_, Option<Vec<i32>>>(name).unwrap_or_default();
         let (complete, marked) = (row.get("complete"), list("marked"));
@@ -487,6 +511,8 @@ impl Found {
             baseline: evaluated.baseline.clone(),
             marked,
             evaluated,
+            seqs: None,
+            unread_edited: row.get("unread_edited"),
         }
     }
 }

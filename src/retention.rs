@@ -77,6 +77,11 @@ const AUDIENCES: &str = "
         SELECT endpoint, lane FROM items_listen.audience WHERE last_due < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)";
 const AUDIENCES_KEPT: Duration = Duration::from_secs(86_400);
 
+/// Edits that no fold has counted by, since nobody is told how many alerts are unread. A number is taken, so that no fold
+/// believes what it remembers from before (`engine::unread`).
+const UNREAD_EDITS: &str = "
+    DELETE FROM items_listen.unread_edit WHERE at < clock_timestamp() - interval '1 min' AND nextval('items_listen.seq') > 0";
+
 /// Removes what is older than it is to be kept, a few batches of each kind. Gives how many rows went.
 ///
 /// # Errors
@@ -93,6 +98,7 @@ pub async fn sweep(pool: &Pool, schema: &Schema, retention: &Retention) -> Resul
     for (sql, kept) in kinds {
         removed += batches(pool, &schema.sql(sql), &[&before(kept), &BATCH]).await?;
     }
+    pool.get().await?.execute(&schema.sql(UNREAD_EDITS), &[]).await?;
     let before = before(retention.events);
     removed += batches(pool, &schema.sql(EVENTS), &[&before, &BATCH, &first_id(before)]).await?;
     Ok(removed)

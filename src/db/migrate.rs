@@ -12,7 +12,7 @@ const MIGRATIONS: [(&str, &str); 4] = [
     ("V1__journal_count_outbox", include_str!("../../sql/V1__journal_count_outbox.sql")),
     ("V2__storm_collapse_retention", include_str!("../../sql/V2__storm_collapse_retention.sql")),
     ("V3__measures_changes_thresholds", include_str!("../../sql/V3__measures_changes_thresholds.sql")),
-    ("V4__leased_apart", include_str!("../../sql/V4__leased_apart.sql")),
+    ("V4__leased_apart_unread_edits", include_str!("../../sql/V4__leased_apart_unread_edits.sql")),
 ];
 
 /// How often, and with which pause, the install lock is tried: about a minute.

@@ -252,6 +252,9 @@ pub(super) const UNREAD_WHOLE: &str = "
                     WHERE e.watch = w.name AND r.read_seq = e.unread_seq AND e.id <> ALL ($2::uuid[]))
     FROM unnest($1::text[]) AS w (name)";
 
+/// That alerts were read or removed is taken note of.
+pub(super) const UNREAD_EDITS: &str = "DELETE FROM items_listen.unread_edit";
+
 /// The next fold evaluates these.
 pub(super) const LEAVE: &str = "
     UPDATE items_listen.count c SET dirty = greatest(c.dirty, l.dirty)

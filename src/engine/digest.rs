@@ -18,6 +18,7 @@ use super::Served;
 use super::decide::Evaluated;
 use super::tell::{self, Told, outgoing};
 use super::telling::Telling;
+use super::unread::Remembered;
 use crate::error::Error;
 use crate::evaluate::{Reason, Transition};
 use crate::event::rule::Rule;
@@ -163,7 +164,7 @@ async fn tell_due(
     let groups = groups.found;
     let wants = if served.wants_unread() { groups.len() } else { 0 };
     let within: Vec<_> = groups.values().take(wants).map(|group| (served, group.common.clone().unwrap_or_default())).collect();
-    let unread = told.writer.count_unread(told.client, all, &within, evaluated).await?;
+    let unread = told.writer.count_unread(told.client, all, &within, evaluated, &Remembered::default()).await?;
     let seqs = told.client.query(&told.writer.seqs, &[&i64::try_from(groups.len()).unwrap_or(i64::MAX)]).await?;
     let mut seqs = seqs.iter().map(|row| row.get::<_, i64>(0));
     let mut chunk = Vec::new();

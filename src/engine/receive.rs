@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::decide::{self, Evaluated, Known};
 use super::told::Untold;
+use super::unread::Remembered;
 use super::{Engine, Received, facts};
 use crate::error::Error;
 use crate::evaluate::State;
@@ -88,7 +89,9 @@ impl Engine {
             evaluated.decisions.iter_mut().filter(|decision| decision.watch == id).for_each(|decision| decision.silent = true);
             evaluated.baseline.push(id);
         }
-        match Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, evaluated, now)).await? {
+        match Box::pin(self.writer.write(&self.client, &mut self.asker, &self.served, evaluated, now, &mut Remembered::default()))
+            .await?
+        {
             None => Ok(None),
             Some(untold) => {
                 self.note_untold(&untold);

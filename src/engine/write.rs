@@ -17,6 +17,7 @@ use super::digest;
 use super::tell::{self, Seen, Told};
 use super::telling::Telling;
 use super::told::{Untold, ask, changed, decided};
+use super::unread::Remembered;
 use crate::chaos::{self, Mutation, point};
 use crate::db::schema::Schema;
 use crate::dispatch::Dispatch;
@@ -37,6 +38,7 @@ pub(super) struct Writer {
     leave: Statement,
     give_back: Statement,
     pub(super) unread_whole: Statement,
+    pub(super) unread_edits: Statement,
     pub(super) audiences: Statement,
     pub(super) replace: Statement,
     pub(super) audience: Statement,
@@ -67,6 +69,7 @@ impl Writer {
             leave: prepare(columns::LEAVE).await?,
             give_back: prepare(columns::GIVE_BACK).await?,
             unread_whole: prepare(columns::UNREAD_WHOLE).await?,
+            unread_edits: prepare(columns::UNREAD_EDITS).await?,
             audiences: prepare(columns::AUDIENCES).await?,
             replace: prepare(columns::REPLACE).await?,
             audience: prepare(columns::AUDIENCE).await?,
@@ -95,10 +98,12 @@ impl Writer {
         served: &HashMap<i32, Served>,
         mut evaluated: Evaluated,
         now: Timestamp,
+        remembered: &mut Remembered,
     ) -> Result<Option<Untold>, Error> {
         self.recall_rows(client, served, &mut evaluated.decisions).await?;
-        let unread = self.unread(client, served, &evaluated).await?;
+        let unread = self.unread(client, served, &evaluated, remembered).await?;
         let mut told = Telling::new(self, client, now);
+        let all = evaluated.decisions.len();
         digest::tell_and_admit(&mut told, served, &mut evaluated, now).await?;
         // Chunk by chunk: a storm takes no more memory than one, and the server is not left waiting in a transaction.
         let mut left = false;
@@ -148,7 +153,14 @@ impl Writer {
             self.store_states(client, &evaluated.decisions).await?;
             client.batch_execute("BEGIN").await?;
         }
+        // Others than were counted, or none that is told.
+        let exact = !left && all == evaluated.decisions.len() && !evaluated.decisions.iter().any(|decision| decision.silent);
         told.commit().await?;
+        if exact {
+            remembered.committed(None, unread.whole());
+        } else {
+            remembered.forget();
+        }
         Ok(left.then_some(Untold::TooMuch))
     }
 
@@ -218,7 +230,7 @@ impl Writer {
         evaluated: Evaluated,
         now: Timestamp,
     ) -> Result<Vec<i64>, Error> {
-        let unread = self.unread(client, served, &evaluated).await?;
+        let unread = self.unread(client, served, &evaluated, &Remembered::default()).await?;
         let mut told = Telling::new(self, client, now);
         if let Some(manual) = &evaluated.manual
             && let Some(served) = served.get(&manual.watch)
