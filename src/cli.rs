@@ -215,7 +215,8 @@ pub fn main() -> ExitCode {
     #[cfg(feature = "chaos")]
     crate::chaos::begin();
     crate::logging::init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    // One thread: it mostly waits, and each alert would otherwise be handed from thread to thread several times.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&Error::Failed(format!("no runtime: {error}"))),
     };

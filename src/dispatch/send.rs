@@ -35,7 +35,12 @@ impl Sender {
     pub async fn send(&self, load: Load) -> Answer {
         let Load { bodies, carries } = load;
         match self {
-            Sender::Log(endpoint) => log(endpoint, &bodies),
+            Sender::Log(endpoint) => {
+                // Whoever reads stdout may take his time; everything else goes on meanwhile.
+                let endpoint = endpoint.clone();
+                let written = tokio::task::spawn_blocking(move || log(&endpoint, &bodies)).await;
+                written.unwrap_or_else(|error| Answer::NoConnection(format!("stdout: {error}")))
+            }
             Sender::Pusher(client) => {
                 if let [_] = bodies.as_slice() {
                     return client.post("events", bodies.into_iter().next().unwrap_or_default(), &carries).await;
