@@ -37,3 +37,6 @@ CREATE TRIGGER unread_deleted AFTER DELETE ON items_listen.episode
     REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION items_listen.unread_edited('rows');
 CREATE TRIGGER unread_changed AFTER TRUNCATE OR UPDATE OF id, watch ON items_listen.episode
     FOR EACH STATEMENT EXECUTE FUNCTION items_listen.unread_edited();
+
+-- So that a recount of a sum may use several processes.
+ALTER FUNCTION items_listen.not_whole(numeric) PARALLEL SAFE;

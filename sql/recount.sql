@@ -5,10 +5,21 @@
 -- so their sum is the same in every snapshot, and writers, folds and recounts never wait for each other.
 -- {...} is filled in by the program: the watch's id and generation, and its relation, condition (a level that is NULL is none), key and measure; and
 -- whether every key is to be judged anew, since more than its count may have changed while nobody saw.
+
+-- {truth}
+-- By itself, and by the columns as they are: so PostgreSQL may use several processes, and makes the text of a key once
+-- for each key and not for each row.
+CREATE TEMP TABLE items_listen_truth ON COMMIT DROP AS
+SELECT {grouped}count(*) AS items_listen_rows, {sum} AS items_listen_sum
+FROM {relation} AS watched WHERE {counted}
+{group}
+
+-- {correction}
 WITH truth AS (
-    SELECT key, count(*) AS rows, coalesce(sum(measure), 0) AS sum
-    FROM (SELECT {key} AS key, r.measure
-          FROM (SELECT {parts} AS key, {measure} AS measure FROM {relation} AS watched WHERE {counted}) AS r) AS keyed
+    SELECT key, sum(rows) AS rows, sum(sum) AS sum
+    FROM (SELECT {key} AS key, r.rows, r.sum
+          FROM (SELECT {parts} AS key, items_listen_rows AS rows, items_listen_sum AS sum
+                FROM pg_temp.items_listen_truth WHERE items_listen_rows > 0) AS r) AS keyed
     GROUP BY key
 ),
 known AS (

@@ -1,8 +1,11 @@
 //! What a session begins with: schema and triggers as the configuration wants them, or the word that they are not.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Daemon, POLL_WITHOUT_DOORBELL, keep};
+use tokio_postgres::Client;
+
+use super::{Daemon, POLL_WITHOUT_DOORBELL};
 use crate::config::{Doorbell as DoorbellMode, Install};
 use crate::db::migrate::{self, InstallLock};
 use crate::db::session::Purpose;
@@ -10,6 +13,7 @@ use crate::engine::Served;
 use crate::error::Error;
 use crate::journal::{install, retire};
 use crate::source::listen::Listening;
+use crate::watch::Watch;
 
 pub(super) fn daemon_watch(daemon: &Daemon, name: &str) -> Arc<crate::watch::Watch> {
     daemon.config.watches.iter().find(|watch| watch.name == name).map(Arc::clone).expect("names come from the configuration")
@@ -42,8 +46,20 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
         ));
     }
     let mut all = Vec::new();
+    // One session for all of them.
+    let client = daemon.connector.session(Purpose::Install).await?;
+    let named = install::errors(&client, schema).await?;
+    let in_place = if auto { install::in_place(&client, schema).await? } else { HashSet::new() };
+    if auto {
+        InstallLock::take(&client, schema).await?;
+    }
+    let mut session = Some(client);
     for watch in daemon.config.watches.iter() {
-        let installed = if auto { keep::ensure(daemon, watch).await } else { installed(daemon, watch).await };
+        let installed = if auto {
+            ensure(daemon, &mut session, watch, &in_place).await
+        } else {
+            installed(daemon, &mut session, watch).await
+        };
         let error = installed.as_ref().err().map(ToString::to_string);
         match installed {
             // The server, not the watch.
@@ -62,22 +78,55 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
                 all.push((watch.name.clone(), None));
             }
         }
-        daemon.pool.run(async |client| install::record_error(client, schema, watch, error.as_deref()).await).await?;
+        if error.is_some() || named.contains(&watch.name) {
+            daemon.pool.run(async |client| install::record_error(client, schema, watch, error.as_deref()).await).await?;
+        }
     }
     if auto {
         let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();
-        let mut client = daemon.connector.session(Purpose::Install).await?;
+        let mut client = locked(daemon, &mut session).await?;
         for (id, name) in retire::strangers(&client, schema, &names).await? {
-            let lock = InstallLock::take(&client, schema).await?;
             retire::watch(&mut client, schema, id, &name).await?;
-            lock.release(&client).await;
         }
     }
     Ok(all)
 }
 
-pub(super) async fn installed(daemon: &Daemon, watch: &crate::watch::Watch) -> Result<install::Installed, Error> {
-    let client = &mut daemon.connector.session(Purpose::Install).await?;
+/// The session that installs, with the install lock, which ends with it.
+async fn locked(daemon: &Daemon, session: &mut Option<Client>) -> Result<Client, Error> {
+    if let Some(client) = session.take() {
+        return Ok(client);
+    }
+    let client = daemon.connector.session(Purpose::Install).await?;
+    InstallLock::take(&client, &daemon.schema).await?;
+    Ok(client)
+}
+
+/// Installs a watch, or completes it, on one session for all: after an error, on another.
+async fn ensure(
+    daemon: &Daemon,
+    session: &mut Option<Client>,
+    watch: &Watch,
+    in_place: &HashSet<i32>,
+) -> Result<install::Installed, Error> {
+    let mut client = locked(daemon, session).await?;
+    let installed = install::ensure_but(&mut client, &daemon.schema, watch, false, in_place).await?;
+    *session = Some(client);
+    Ok(installed)
+}
+
+/// The watch as it is installed, by somebody else.
+async fn installed(daemon: &Daemon, session: &mut Option<Client>, watch: &Watch) -> Result<install::Installed, Error> {
+    let mut client = match session.take() {
+        Some(client) => client,
+        None => daemon.connector.session(Purpose::Install).await?,
+    };
+    let found = found(&mut client, daemon, watch).await?;
+    *session = Some(client);
+    Ok(found)
+}
+
+async fn found(client: &mut Client, daemon: &Daemon, watch: &Watch) -> Result<install::Installed, Error> {
     let missing = || Error::Failed(format!("the watch {} is not installed as configured; run items-listen install", watch.name));
     let (found, text) = install::find(client, &daemon.schema, &watch.name).await?.ok_or_else(missing)?;
     let definition = crate::journal::definition::Definition::of(client, watch).await?;

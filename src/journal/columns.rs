@@ -62,6 +62,16 @@ pub fn key_text(parts: &[String]) -> String {
     format!("concat('[', {}, ']')", parts.join(", ', ', "))
 }
 
+/// The key's columns as they can be grouped by, and their names: texts that a collation takes for the same are two keys.
+pub fn grouping(columns: &[Column], key: &[String]) -> Vec<(String, String)> {
+    let is_text = |name: &String| columns.iter().any(|column| column.name == *name && column.is_text());
+    let group = |name: &String| match is_text(name) {
+        true => (format!("{} COLLATE \"C\"", quote(name)), quote(name)),
+        false => (quote(name), quote(name)),
+    };
+    key.iter().map(group).collect()
+}
+
 /// What a row is called where a person's SQL stands beside ours: nothing of theirs is called so.
 pub const ROW: &str = "items_listen_row";
 

@@ -33,6 +33,8 @@ pub struct Definition {
     pub changes: Option<Changes>,
     /// The types of the key's columns: another type may give another text, and so is another generation.
     pub types: Vec<u32>,
+    /// The key's columns as a recount groups by them, byte by byte, and their names.
+    pub grouping: Vec<(String, String)>,
 }
 
 /// What is told of changes of rows.
@@ -106,6 +108,7 @@ impl Definition {
             measure,
             touch,
             types,
+            grouping: columns::grouping(&table, watch.key()),
         }))
     }
 

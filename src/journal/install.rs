@@ -8,6 +8,7 @@
 //!
 //! No lock is waited for longer than `lock_timeout`: a queued lock would make every new writer wait.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -43,6 +44,21 @@ const TRIES_MAX: u32 = 6;
 /// A table or column that does not exist, a condition that is not immutable, a missing privilege, or a
 /// lock that was not to be had: each with what to do.
 pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baseline: bool) -> Result<Installed, Error> {
+    ensure_but(client, schema, watch, baseline, &HashSet::new()).await
+}
+
+/// The same, but for looking at the triggers of watches (by id) of which it is known that they are in place, unless their
+/// definition is another.
+///
+/// # Errors
+/// As [`ensure`].
+pub async fn ensure_but(
+    client: &mut Client,
+    schema: &Schema,
+    watch: &Watch,
+    baseline: bool,
+    in_place: &HashSet<i32>,
+) -> Result<Installed, Error> {
     // What a fold writes may not cause it another (rule J6).
     if let Some(relation) = watch.source.relation().filter(|relation| relation.schema == schema.name()) {
         return Err(Error::Failed(format!("{relation} is one of our own tables, which cannot be watched")));
@@ -54,8 +70,9 @@ pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baselin
     prove_lookup(client, watch).await?;
     let text = text(watch, definition.as_ref());
     let known = find(client, schema, &watch.name).await?;
+    let same = known.as_ref().is_some_and(|(_, known)| *known == text);
     let installed = match known {
-        Some((installed, known_text)) if known_text == text => installed,
+        Some((installed, _)) if same => installed,
         known => {
             if let Some(definition) = &definition {
                 definition.prove_immutable(client).await?;
@@ -65,7 +82,7 @@ pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baselin
         }
     };
     adopt_policy(client, schema, watch, installed.id, baseline).await?;
-    if definition.is_some() {
+    if definition.is_some() && !(same && in_place.contains(&installed.id)) {
         complete(client, schema, installed.id).await?;
     }
     Ok(installed)
@@ -102,6 +119,27 @@ pub async fn find(client: &Client, schema: &Schema, name: &str) -> Result<Option
     let sql = schema.sql("SELECT id, generation, definition FROM items_listen.watch WHERE name = $1");
     let row = client.query_opt(sql.as_str(), &[&name]).await?;
     Ok(row.map(|row| (Installed { id: row.get(0), generation: row.get(1) }, row.get(2))))
+}
+
+/// The watches whose triggers are all in place.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn in_place(client: &Client, schema: &Schema) -> Result<HashSet<i32>, Error> {
+    let sql = schema.sql(&format!(
+        "WITH found AS MATERIALIZED ({}) SELECT id FROM items_listen.watch WHERE id NOT IN (SELECT watch FROM found)",
+        coverage(schema)
+    ));
+    Ok(client.query(sql.as_str(), &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// The watches of which an error is recorded.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn errors(client: &Client, schema: &Schema) -> Result<HashSet<String>, Error> {
+    let sql = schema.sql("SELECT name FROM items_listen.watch WHERE error IS NOT NULL");
+    Ok(client.query(sql.as_str(), &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 /// Notes why a watch is degraded, or that it no longer is. A watch that could never be installed gets a

@@ -80,8 +80,13 @@ async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, def
     }
     point!("recount.begun");
     // Where nothing is counted there is nothing to correct: a marker only tells of a statement whose changes are not known.
-    let recount = trigger::recount(schema, id, generation, definition);
-    let corrected = if definition.counts { client.execute(recount.as_str(), &[]).await? } else { 0 };
+    let corrected = if definition.counts {
+        let [truth, correction] = trigger::recount(schema, id, generation, definition);
+        client.batch_execute(&truth).await?;
+        client.execute(correction.as_str(), &[]).await?
+    } else {
+        0
+    };
     // In this snapshot: a marker that came later stays, and causes another recount.
     let seen =
         schema.sql("DELETE FROM items_listen.marker WHERE watch = $1 RETURNING CASE WHEN reason = 'broken' THEN sqlstate END");

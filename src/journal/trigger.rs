@@ -58,9 +58,13 @@ pub fn create(schema: &Schema, watch: i32, event: &str, relation: &str) -> Strin
 }
 
 fn section(title: &str) -> String {
+    section_of(TEMPLATE, title)
+}
+
+fn section_of(template: &str, title: &str) -> String {
     let heading = format!("-- {{{title}}}\n");
-    let start = TEMPLATE.find(&heading).map_or(TEMPLATE.len(), |at| at + heading.len());
-    let rest = &TEMPLATE[start..];
+    let start = template.find(&heading).map_or(template.len(), |at| at + heading.len());
+    let rest = &template[start..];
     rest[..rest.find("\n-- {").unwrap_or(rest.len())].to_owned()
 }
 
@@ -158,23 +162,32 @@ fn put_in(text: &str, filling: &[(&str, &str)]) -> String {
     filled + rest
 }
 
-/// `sql/recount.sql`, filled in.
-pub fn recount(schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> String {
-    let text = include_str!("../../sql/recount.sql")
-        .replace("{id}", &watch.to_string())
-        .replace("{generation}", &generation.to_string())
-        .replace("{touch}", if definition.touch { "true" } else { "false" });
-    let measure = definition.measure.as_ref().map_or_else(|| "0::numeric".to_owned(), |measure| measure.sql(schema));
-    put_in(
-        &schema.sql(&text),
-        &[
-            ("{relation}", &definition.relation),
-            ("{key}", &definition.key),
-            ("{parts}", &definition.parts),
-            ("{measure}", &measure),
-            ("{counted}", &definition.counted),
-        ],
-    )
+/// `sql/recount.sql`, filled in: the statement that counts, and the one that corrects.
+pub fn recount(schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> [String; 2] {
+    const RECOUNT: &str = include_str!("../../sql/recount.sql");
+    let measure = definition.measure.as_ref().map(|measure| measure.sql(schema));
+    let sum = measure.map_or_else(|| "0::numeric".to_owned(), |measure| format!("coalesce(sum({measure}), 0)"));
+    let grouped: String = definition.grouping.iter().map(|(expression, name)| format!("{expression} AS {name}, ")).collect();
+    let expressions: Vec<&str> = definition.grouping.iter().map(|(expression, _)| expression.as_str()).collect();
+    let group = if expressions.is_empty() { String::new() } else { format!("GROUP BY {}", expressions.join(", ")) };
+    ["truth", "correction"].map(|title| {
+        let text = section_of(RECOUNT, title)
+            .replace("{id}", &watch.to_string())
+            .replace("{generation}", &generation.to_string())
+            .replace("{touch}", if definition.touch { "true" } else { "false" });
+        put_in(
+            &schema.sql(&text),
+            &[
+                ("{relation}", &definition.relation),
+                ("{key}", &definition.key),
+                ("{parts}", &definition.parts),
+                ("{grouped}", &grouped),
+                ("{group}", &group),
+                ("{sum}", &sum),
+                ("{counted}", &definition.counted),
+            ],
+        )
+    })
 }
 
 #[cfg(test)]
@@ -194,6 +207,7 @@ mod tests {
             update: true,
             changes: None,
             types: vec![23],
+            grouping: vec![("\"tenant_id\"".into(), "\"tenant_id\"".into())],
         }
     }
 
