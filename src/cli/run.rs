@@ -36,5 +36,5 @@ pub(super) async fn run(config: Config) -> Result<u8, Error> {
         stopping.cancel();
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), watches = config.watches.len(), config = config.file, "starting");
-    daemon::run(config, http, stop).await.map(|()| 0)
+    Box::pin(daemon::run(config, http, stop)).await.map(|()| 0)
 }

@@ -297,6 +297,10 @@ impl Connector {
         if matches!(purpose, Purpose::Listen { .. } | Purpose::Fold) {
             settings.push_str(INDEXES_ALWAYS);
         }
+        if purpose == Purpose::Fold {
+            // One session of all replicas works at a time, and a backlog is sorted and added up in it.
+            settings.push_str(" SET work_mem = '32MB';");
+        }
         if let Purpose::Read { .. } = purpose {
             settings.push_str(&format!(" SET default_transaction_read_only = on; {};", crate::source::sweep::USER_PATH));
         }

@@ -186,7 +186,9 @@ impl Writer {
             self.store_episodes(client, served, chunk, &messages, now),
             self.store_states(client, states),
         );
-        (stored?, episodes?, states?);
+        stored?;
+        episodes?;
+        states?;
         told.note_unsettled(unsettled?);
         point!("fold.episodes");
         told.put_off(events);
@@ -288,7 +290,8 @@ impl Writer {
             false => client.execute(statement, &columns.parameters()).await,
         };
         let (raised, changed) = tokio::join!(biased; store(&self.raise, &raised), store(&self.change, &changed));
-        (raised?, changed?);
+        raised?;
+        changed?;
         Ok(())
     }
 

@@ -57,7 +57,7 @@ async fn r1_a_recount_gives_way_to_whoever_needs_the_table() {
     let mut daemon = daemon(&config(&database, &receiver, &ORDERS.replace("status = 'open'", "public.slow(id)")));
     daemon.spawn();
     support::eventually("the recount is under way", async || {
-        let running: i64 = database.one("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%WITH truth AS%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()").await;
+        let running: i64 = database.one("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%items_listen_truth%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()").await;
         (running > 0).then_some(())
     })
     .await;
