@@ -32,7 +32,7 @@ use crate::error::Error;
 use crate::outbox::{Floor, Parcel};
 
 /// So many deliveries per endpoint wait in memory; the others wait in the database.
-const HELD_MAX: usize = 12_288;
+const HELD_MAX: usize = 20_480;
 /// How long it is remembered that a delivery was given back, for one that was written meanwhile to follow it.
 const RELEASED_KEPT: Duration = Duration::from_secs(300);
 

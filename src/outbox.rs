@@ -4,6 +4,7 @@
 //! unsettled row of its lane exists, whatever that row's due time or lease. Ids grow in the order of commits,
 //! since deliveries are inserted under the fold's lock. A settlement needs the token of the lease.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -46,10 +47,10 @@ pub struct Parcel {
 /// What keeps deliveries in order: one endpoint, one watch, one key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lane {
-    /// The watch's name.
-    pub watch: String,
+    /// The watch's name. Shared: each delivery in memory has its lane in several places.
+    pub watch: Arc<str>,
     /// The key's text.
-    pub key: String,
+    pub key: Arc<str>,
 }
 
 /// How a delivery is to be settled.
@@ -152,7 +153,7 @@ pub async fn claim(
         .map(|row| Parcel {
             id: row.get(0),
             event_id: row.get(1),
-            lane: Lane { watch: row.get(2), key: row.get(3) },
+            lane: Lane { watch: row.get::<_, &str>(2).into(), key: row.get::<_, &str>(3).into() },
             channels: usize::try_from(row.get::<_, i32>(4)).unwrap_or(0),
             body: row.get(5),
             attempts: row.get(6),

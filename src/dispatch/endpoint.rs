@@ -385,8 +385,8 @@ impl Post {
                 for parcel in request {
                     tracing::error!(
                         endpoint = self.endpoint.name,
-                        watch = parcel.lane.watch,
-                        key = parcel.lane.key,
+                        watch = &*parcel.lane.watch,
+                        key = &*parcel.lane.key,
                         delivery = parcel.id,
                         status,
                         answer = excerpt,
@@ -424,8 +424,8 @@ impl Post {
         if parcel.age > self.endpoint.retry.give_up_after {
             tracing::error!(
                 endpoint = self.endpoint.name,
-                watch = parcel.lane.watch,
-                key = parcel.lane.key,
+                watch = &*parcel.lane.watch,
+                key = &*parcel.lane.key,
                 delivery = parcel.id,
                 attempt = attempts,
                 "delivery dead: expired"

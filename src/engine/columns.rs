@@ -36,8 +36,8 @@ impl DeliveryColumns {
         self.event_ids.push(told.event.id);
         self.endpoints.push(outgoing.endpoint.clone());
         let lane = outgoing.lane(told);
-        self.watches.push(lane.watch);
-        self.keys.push(lane.key);
+        self.watches.push(lane.watch.to_string());
+        self.keys.push(lane.key.to_string());
         self.due.push(outgoing.due);
         self.about.push(outgoing.about(told));
         // An array of arrays must be rectangular in SQL; a list as JSON need not be.

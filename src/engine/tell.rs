@@ -47,8 +47,8 @@ impl Outgoing {
     /// Its lane: that of its watch and key, or its audience's own.
     pub(super) fn lane(&self, told: &Told) -> Lane {
         match self.coalesce {
-            None => Lane { watch: told.event.watch.clone(), key: told.lane_key.clone() },
-            Some(_) => Lane { watch: String::new(), key: self.audience() },
+            None => Lane { watch: told.event.watch.as_str().into(), key: told.lane_key.as_str().into() },
+            Some(_) => Lane { watch: "".into(), key: self.audience().into() },
         }
     }
 

@@ -71,8 +71,8 @@ impl<'a> Telling<'a> {
             let room = dispatch.has_room(&outgoing.endpoint, self.born.parcels.len() + columns.keys.len());
             if room {
                 columns.endpoints.push(outgoing.endpoint.clone());
-                columns.watches.push(lane.1.watch.clone());
-                columns.keys.push(lane.1.key.clone());
+                columns.watches.push(lane.1.watch.to_string());
+                columns.keys.push(lane.1.key.to_string());
             }
             self.lanes.insert(lane, Birth { leased: room, after: None });
         }
@@ -95,7 +95,7 @@ impl<'a> Telling<'a> {
             let unsettled: Vec<i64> = row.get(3);
             let leased = self.writer.dispatch.holds_all(&endpoint, &unsettled);
             let birth = Birth { leased, after: unsettled.iter().max().copied() };
-            self.lanes.insert((endpoint, Lane { watch: row.get(1), key: row.get(2) }), birth);
+            self.lanes.insert((endpoint, Lane { watch: row.get::<_, &str>(1).into(), key: row.get::<_, &str>(2).into() }), birth);
         }
     }
 

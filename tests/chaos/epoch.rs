@@ -223,8 +223,10 @@ async fn quiet(world: &mut World, random: &mut StdRng, violations: &mut Vec<Stri
         let started = Instant::now();
         let slowly = random.random();
         if slowly {
-            // The daemon is awake when this one looks, and asleep when it commits.
-            let _woken = world.client.batch_execute(&shop::replace(random)).await;
+            // The daemon is awake when this one looks, since so much was just committed, and asleep when it commits.
+            for _ in 0..15 {
+                let _woken = world.client.batch_execute(&shop::replace(random)).await;
+            }
             tokio::time::sleep(Duration::from_millis(random.random_range(0..12))).await;
         }
         let halves =

@@ -89,6 +89,28 @@ async fn a_sleeping_daemon_is_rung_and_a_missing_or_busy_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_rung_now_and_then_keeps_the_bell_armed_and_misses_nothing() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    // So slow a poll that only the bell can be what wakes it.
+    let mut daemon = daemon(&config_with(&database, &receiver, "poll = \"60s\"", ORDERS));
+    daemon.start().await;
+    let armed = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND classid = (1224736769::bigint)::oid AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    support::eventually("armed", async || database.one::<bool>(armed).await.then_some(())).await;
+    let ear = Ear::new(&database).await;
+    for round in 0..10 {
+        insert(&database, round, 20).await;
+        // Nor do its catch-ups find it: this one commits while the fold that the first caused is under way, or just after.
+        insert(&database, 100 + round, 20).await;
+        let rung = tokio::time::timeout(Duration::from_secs(25), receiver.wait_for(2 * round as usize + 2));
+        rung.await.expect("the bell wakes it, not the poll");
+        assert!(database.one::<bool>(armed).await, "it never let go of the bell");
+        // Far from a stream, however slow or quick this machine is.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(ear.heard().await, 20, "each of them rang");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_busy_daemon_is_hardly_ever_rung() {
     let (database, receiver) = (shop().await, Receiver::start().await);
     let mut daemon = daemon(&config(&database, &receiver, ORDERS));
