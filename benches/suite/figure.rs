@@ -46,11 +46,13 @@ pub struct Series {
 }
 
 impl Series {
+    /// Of these; a round in which nothing arrived has no value, and said so when it was measured.
     pub fn new(values: &[f64]) -> Series {
-        let mut sorted = values.to_vec();
+        let values: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+        let mut sorted = values.clone();
         sorted.sort_by(f64::total_cmp);
         let ends = (sorted.first().copied().unwrap_or(f64::NAN), sorted.last().copied().unwrap_or(f64::NAN));
-        Series { values: values.to_vec(), median: median(&sorted), min: ends.0, max: ends.1 }
+        Series { values, median: median(&sorted), min: ends.0, max: ends.1 }
     }
 }
 
