@@ -2,7 +2,7 @@
 // Each alert is a job of its own, which is how it retries each on its own.
 //
 // For latency no refetch delay, and a completion waits for others for one turn of the event loop only; for throughput a
-// local queue of 500, and the quarter of a second that the page recommends for completions, halved: longer gained nothing.
+// local queue of 500, and the quarter of a second that the page recommends for completions, halved (which is a guess, and not a sweep).
 
 import { Logger, run } from "graphile-worker";
 
