@@ -13,7 +13,7 @@
 --   leaves a marker, and the watch is counted anew.
 -- * A statement of one row, the usual one, is read into plain variables: arrays, aggregation and unnest() would cost as
 --   much again as all the rest (docs/performance.md).
--- * The doorbell rings (NOTIFY) only if a daemon sleeps, that is, holds the lock exclusively. Test and
+-- * The doorbell rings (NOTIFY) only if a daemon waits for it, that is, holds the lock exclusively. Test and
 --   release are one expression: a cancel between two would leave the lock behind in a pooled session.
 
 -- {function insert}

@@ -12,6 +12,7 @@ use deadpool_postgres::{Client, Connect, Hook, HookError, Manager, ManagerConfig
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect;
+use super::session;
 use super::session::{Connector, INDEXES_ALWAYS, Purpose};
 use crate::dispatch::lock;
 use crate::error::Error;
@@ -67,7 +68,7 @@ impl Pool {
             .create_timeout(Some(WAIT_TIMEOUT))
             .post_create(Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
                 let settings = settings.clone();
-                Box::pin(async move { client.batch_execute(&settings).await.map_err(HookError::Backend) })
+                Box::pin(async move { session::set(client, &settings).await.map_err(HookError::Backend) })
             }))
             .pre_recycle(Hook::sync_fn(move |_, metrics| {
                 let trusted = metrics.created >= *lock(&since);

@@ -4,6 +4,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -264,7 +265,7 @@ impl Connector {
     /// The database cannot be reached, or refuses.
     pub async fn session(&self, purpose: Purpose) -> Result<Client, Error> {
         let client = self.bare(purpose).await?;
-        client.batch_execute(&self.settings(purpose)).await?;
+        set(&client, &self.settings(purpose)).await?;
         Ok(client)
     }
 
@@ -306,6 +307,26 @@ impl Connector {
         }
         settings
     }
+}
+
+/// How often settings are tried that the settings which they replace cancel.
+const SET_TRIES_MAX: u32 = 20;
+
+/// Makes a session's settings. A `statement_timeout` that the role or the database has by default holds for the statements
+/// that replace it, too, and one of a millisecond is over before a busy machine is through with all of them: so it is
+/// replaced first and alone, and tried again.
+///
+/// # Errors
+/// The session is lost, or refuses.
+pub async fn set(client: &Client, settings: &str) -> Result<(), tokio_postgres::Error> {
+    let mut tries = 0;
+    while let Err(error) = client.batch_execute("SET statement_timeout = 0").await {
+        tries += 1;
+        if error.code() != Some(&SqlState::QUERY_CANCELED) || tries == SET_TRIES_MAX {
+            return Err(error);
+        }
+    }
+    client.batch_execute(settings).await
 }
 
 /// Which server process answers. Without a prepared statement, which a pooler might not keep either.

@@ -19,7 +19,7 @@ pub struct Column {
 
 impl Column {
     /// An expression for this column's part of a key, as JSON text that depends on no setting of the writer's: what
-    /// `jsonb_build_array` would say of it, in a third of the time.
+    /// `jsonb_build_array` would say of it, for less.
     ///
     /// # Errors
     /// Its type cannot be part of a key.

@@ -1,6 +1,6 @@
 //! The doorbell: whether writers NOTIFY at all.
 //!
-//! Invariants. The lock *doorbell* is held exclusively only by a session that listens and sleeps; a writer
+//! Invariants. The lock *doorbell* is held exclusively only by a session that listens, and either sleeps or answers a ring; a writer
 //! that is refused it rings. The lock *awake* is held shared by every replica at work: a replica arms only
 //! while it holds *awake* exclusively, that is, while nobody works; otherwise it sleeps unarmed, and is woken
 //! by the poll alone. Locks are only ever tried: a queued one would make writers ring for nobody.
@@ -30,7 +30,7 @@ const REFUSED_NAMED_AFTER: Duration = Duration::from_secs(10);
 pub enum Bell {
     /// We work: writers need not ring.
     Awake,
-    /// We sleep: writers ring.
+    /// We sleep, or answer one ring: writers ring.
     Armed,
     /// We sleep, but another replica is awake, or the lock was not to be had: the poll wakes us.
     Unarmed,

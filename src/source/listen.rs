@@ -9,7 +9,7 @@ use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::db::connect::Driver;
-use crate::db::session::{Connector, Purpose};
+use crate::db::session::{self, Connector, Purpose};
 use crate::error::Error;
 
 /// A notification, as it came.
@@ -45,7 +45,7 @@ pub async fn open(connector: &Connector, beat: Duration) -> Result<Listening, Er
     let stop = CancellationToken::new();
     tokio::spawn(drive(driver, sender, lost.clone(), stop.clone()));
     let guard = stop.drop_guard();
-    client.batch_execute(&connector.settings(Purpose::Listen { beat })).await?;
+    session::set(&client, &connector.settings(Purpose::Listen { beat })).await?;
     Ok(Listening { client: Arc::new(client), heard, lost, _driver: guard })
 }
 

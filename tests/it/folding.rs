@@ -320,7 +320,7 @@ async fn sessions_set_what_they_depend_on_themselves() {
         .sql(&format!(
             "ALTER DATABASE {0} SET default_transaction_isolation = 'serializable'; ALTER DATABASE {0} SET synchronous_commit = off;
              ALTER DATABASE {0} SET default_transaction_read_only = on; ALTER DATABASE {0} SET search_path = nowhere;
-             ALTER DATABASE {0} SET TimeZone = 'Asia/Kathmandu'; ALTER DATABASE {0} SET statement_timeout = '1s'",
+             ALTER DATABASE {0} SET TimeZone = 'Asia/Kathmandu'; ALTER DATABASE {0} SET statement_timeout = '1ms'",
             database.name
         ))
         .await;
