@@ -313,17 +313,16 @@ impl Connector {
 const SET_TRIES_MAX: u32 = 20;
 
 /// Makes a session's settings. A `statement_timeout` that the role or the database has by default holds for the statements
-/// that replace it, too, and one of a millisecond is over before a busy machine is through with all of them: so it is
-/// replaced first and alone, and tried again.
+/// that replace it, too, and one of a millisecond may be over before a busy machine is through with them: then they are
+/// tried again.
 ///
 /// # Errors
 /// The session is lost, or refuses.
 pub async fn set(client: &Client, settings: &str) -> Result<(), tokio_postgres::Error> {
-    let mut tries = 0;
-    while let Err(error) = client.batch_execute("SET statement_timeout = 0").await {
-        tries += 1;
-        if error.code() != Some(&SqlState::QUERY_CANCELED) || tries == SET_TRIES_MAX {
-            return Err(error);
+    for _ in 1..SET_TRIES_MAX {
+        match client.batch_execute(settings).await {
+            Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => {}
+            done => return done,
         }
     }
     client.batch_execute(settings).await
