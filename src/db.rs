@@ -1,8 +1,10 @@
 //! The database: how sessions are opened, what they set, and the schema they rely on.
 
+pub mod answers;
 pub mod connect;
 pub mod locks;
 pub mod migrate;
+pub mod patience;
 pub mod pool;
 pub mod prepare;
 pub mod schema;

@@ -331,8 +331,8 @@ impl Pipeline<'_> {
     /// Waits. Gives true when there is something to do, false when arming is to be tried again.
     async fn doze(&mut self, bell: Bell) -> Result<bool, Error> {
         let armed_at = Instant::now();
-        let catches_up = bell == Bell::Armed && !chaos::is(Mutation::ArmWithoutLastFold);
-        let mut catch_ups = CATCH_UPS.iter().filter(|_| catches_up);
+        let may_lag = bell == Bell::Armed && !chaos::is(Mutation::ArmWithoutLastFold);
+        let mut catch_ups = CATCH_UPS.iter().filter(|_| may_lag);
         let mut look_at = catch_ups.next().map(|after| armed_at + *after);
         self.beaten = false;
         loop {
@@ -343,17 +343,16 @@ impl Pipeline<'_> {
             if waiting || self.daemon.stop.is_cancelled() {
                 return Ok(true);
             }
-            // Answered with the bell armed: whoever commits after this fold's snapshot rings again.
             if rung {
                 self.stream.note(1, Instant::now());
-                if self.stream.is_one(Instant::now()) || !matches!(self.fold().await?, Work::None | Work::Some) {
-                    return Ok(true);
-                }
             }
-            if look_at.is_some_and(|at| at <= Instant::now()) {
-                if self.fold().await?.is_any() {
-                    return Ok(true);
-                }
+            // Answered with the bell armed: whoever commits after this fold's snapshot rings again.
+            let catches_up = look_at.is_some_and(|at| at <= Instant::now());
+            let streams = rung && self.stream.is_one(Instant::now());
+            if streams || (rung || catches_up) && !matches!(self.fold().await?, Work::None | Work::Some) {
+                return Ok(true);
+            }
+            if catches_up {
                 look_at = catch_ups.next().map(|after| armed_at + *after);
                 if look_at.is_none() && chaos::is(Mutation::ListenAfterFold) {
                     tokio::time::sleep(Duration::from_secs(1)).await;

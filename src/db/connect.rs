@@ -7,22 +7,21 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::patience::{Patient, PatientTls};
 use super::socket::Socket;
 
+type Tls = MakeRustlsConnect;
+type Plain = Patient<Socket>;
+
 /// A connection that somebody has to drive.
-pub type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+pub type Driver = Connection<Plain, Patient<<Tls as MakeTlsConnect<Plain>>::Stream>>;
 
 /// Connects to the first host that answers and is of the kind that is wanted.
-pub async fn open(
-    config: &Config,
-    tls: &MakeRustlsConnect,
-    patience: Option<Duration>,
-) -> Result<(Client, Driver), tokio_postgres::Error> {
+pub async fn open(config: &Config, tls: &Tls, patience: Option<Duration>) -> Result<(Client, Driver), tokio_postgres::Error> {
     let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
     let mut index = 0;
     loop {
-        let socket = Socket::connect(config, index, patience).await;
-        let connected = match config.connect_raw(socket, tls_for(config, tls, index)).await {
+        let connected = match raw(config, tls, index, patience).await {
             Ok((client, driver)) => of_the_kind(config, client, driver).await,
             Err(error) => Err(Some(error)),
         };
@@ -31,10 +30,7 @@ pub async fn open(
             Ok(connected) => return Ok(connected),
             Err(Some(error)) if index == hosts => return Err(error),
             // Of the wrong kind: the last one there is is taken all the same, and says itself what it cannot do.
-            Err(None) if index == hosts => {
-                let socket = Socket::connect(config, index - 1, patience).await;
-                return config.connect_raw(socket, tls_for(config, tls, index - 1)).await;
-            }
+            Err(None) if index == hosts => return raw(config, tls, index - 1, patience).await,
             Err(_) => {}
         }
     }
@@ -59,12 +55,19 @@ async fn of_the_kind(
     if is { Ok((client, driver)) } else { Err(None) }
 }
 
-fn tls_for(config: &Config, tls: &MakeRustlsConnect, index: usize) -> <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect {
+/// Connects to one host.
+async fn raw(
+    config: &Config,
+    tls: &Tls,
+    index: usize,
+    patience: Option<Duration>,
+) -> Result<(Client, Driver), tokio_postgres::Error> {
     let host = match config.get_hosts().get(index) {
         Some(Host::Tcp(host)) => host.as_str(),
         // There is no TLS over a Unix socket.
         Some(Host::Unix(_)) | None => "",
     };
-    let Ok(connect) = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls.clone(), host);
-    connect
+    let Ok(tls) = MakeTlsConnect::<Plain>::make_tls_connect(&mut tls.clone(), host);
+    let socket = Patient::new(Socket::connect(config, index).await, patience);
+    config.connect_raw(socket, PatientTls { tls, patience }).await
 }

@@ -15,6 +15,15 @@ async fn bell(database: &Database, state: &str) {
     .await;
 }
 
+/// Waits until it sleeps, and the folds after arming are over.
+async fn asleep(database: &Database) {
+    support::eventually("it sleeps, and its catch-ups are over", async || {
+        let quiet = "SELECT coalesce(max(state_change) < clock_timestamp() - interval '250 ms', false) FROM pg_stat_activity WHERE application_name = 'items-listen' AND datname = current_database()";
+        database.one::<bool>(quiet).await.then_some(())
+    })
+    .await;
+}
+
 /// Listens as anybody may, and counts what is rung.
 struct Ear {
     client: tokio_postgres::Client,
@@ -57,14 +66,8 @@ async fn a_sleeping_daemon_is_rung_and_a_missing_or_busy_one_is_not() {
             armed.then_some(())
         })
         .await;
-        // After the catch-ups, so that nothing but the bell can be what wakes it.
-        support::eventually("it sleeps, and its catch-ups are over", async || {
-            let quiet: bool = database
-                .one("SELECT coalesce(max(state_change) < clock_timestamp() - interval '250 ms', false) FROM pg_stat_activity WHERE application_name = 'items-listen' AND datname = current_database()")
-                .await;
-            quiet.then_some(())
-        })
-        .await;
+        // Nothing but the bell can be what wakes it.
+        asleep(&database).await;
         insert(&database, round, 20).await;
         // The poll is a minute away.
         let rung = tokio::time::timeout(Duration::from_secs(25), receiver.wait_for(round as usize + 1));
@@ -96,6 +99,7 @@ async fn a_daemon_that_is_rung_now_and_then_keeps_the_bell_armed_and_misses_noth
     daemon.start().await;
     let armed = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND classid = (1224736769::bigint)::oid AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
     support::eventually("armed", async || database.one::<bool>(armed).await.then_some(())).await;
+    asleep(&database).await;
     let ear = Ear::new(&database).await;
     for round in 0..10 {
         insert(&database, round, 20).await;

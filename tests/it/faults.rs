@@ -134,7 +134,7 @@ async fn a_connection_may_fall_silent_at_any_step_of_a_start() {
     let proxy = Proxy::start(database.port).await;
     let mut daemon = daemon(&through(&proxy, &database, &config(&database, &receiver, ORDERS)));
     daemon.start().await;
-    for (tenant, answers) in [1, 4, 7, 11, 16, 24].into_iter().enumerate() {
+    for (tenant, answers) in [1, 4, 7, 11, 16, 24, 30].into_iter().enumerate() {
         let before = proxy.stranded();
         proxy.strand_after(answers);
         proxy.cut();

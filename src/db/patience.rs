@@ -1,0 +1,247 @@
+//! A connection that notices silence.
+//!
+//! A connection may be silent for ever while TCP thinks well of it: where something in the way acknowledges every packet,
+//! neither keepalives nor `tcp_user_timeout` end it. PostgreSQL answers whatever it is sent, at the latest when the
+//! session's `statement_timeout` is over; so what was asked and not answered for longer than that is lost, and the
+//! connection says so, whoever waits on it for whatever.
+//!
+//! Under TLS there are two of these: one under it, for the question whether there is TLS and for the handshake, and one
+//! above it, which sees the questions and answers themselves.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+use super::answers::Answers;
+
+/// A stream whose other end must answer within its patience.
+#[derive(Debug)]
+pub struct Patient<S> {
+    stream: S,
+    /// How long an answer may take; none, where a statement may take as long as it likes.
+    patience: Option<Duration>,
+    /// When what was asked must be answered.
+    deadline: Option<Pin<Box<Sleep>>>,
+    text: Text,
+}
+
+/// Whether what goes through can be read.
+#[derive(Debug)]
+enum Text {
+    /// Nothing was written yet.
+    Unknown,
+    /// TLS was asked for, or is being agreed on.
+    Handshake,
+    Plain(Answers),
+    /// Whoever is above the encryption watches.
+    Encrypted,
+}
+
+/// What a client asks for TLS with. See <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+const TLS_HANDSHAKE: u8 = 0x16;
+const TLS_APPLICATION_DATA: u8 = 0x17;
+
+impl<S> Patient<S> {
+    /// Watches a connection of which nothing is known yet.
+    pub fn new(stream: S, patience: Option<Duration>) -> Patient<S> {
+        Patient { stream, patience, deadline: None, text: Text::Unknown }
+    }
+
+    /// From now on the answer may take so long.
+    fn expect_answer(&mut self, context: &mut Context<'_>) {
+        if let Some(patience) = self.patience {
+            let mut deadline = Box::pin(sleep_until(Instant::now() + patience));
+            // Whoever writes is whoever reads: it is woken when the time is over.
+            let _not_yet = deadline.as_mut().poll(context);
+            self.deadline = Some(deadline);
+        }
+    }
+
+    /// Something is being asked, though perhaps not whole yet.
+    fn asks(&mut self, context: &mut Context<'_>, bytes: &[u8]) {
+        if matches!(self.text, Text::Unknown) {
+            self.text = match bytes {
+                _ if bytes == SSL_REQUEST => Text::Handshake,
+                // A handshake without asking first (sslnegotiation=direct).
+                [TLS_HANDSHAKE, ..] => Text::Handshake,
+                _ => Text::Plain(Answers::default()),
+            };
+        }
+        if matches!(self.text, Text::Handshake) && bytes.first() == Some(&TLS_APPLICATION_DATA) {
+            self.text = Text::Encrypted;
+            self.deadline = None;
+        }
+        if self.deadline.is_none() && !matches!(self.text, Text::Encrypted) {
+            self.expect_answer(context);
+        }
+    }
+
+    /// Something came: the answer, or a part of it, as far as that can be seen.
+    fn take_in(&mut self, context: &mut Context<'_>, bytes: &[u8]) {
+        self.deadline = None;
+        match &mut self.text {
+            Text::Handshake if bytes == b"N" => self.text = Text::Unknown,
+            Text::Plain(answers) => {
+                answers.answered(bytes);
+                // What is left, or the rest of this one, may take as long again.
+                if answers.are_due() {
+                    self.expect_answer(context);
+                }
+            }
+            Text::Unknown | Text::Handshake | Text::Encrypted => {}
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if polled.is_ready() {
+            self.take_in(context, &buffer.filled()[before..]);
+            return polled;
+        }
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(context));
+        let patience = self.patience.unwrap_or_default();
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, format!("the server has been silent for {patience:?}"))))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.asks(context, bytes);
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        if let Text::Plain(answers) = &mut self.text {
+            answers.asked(&bytes[..written]);
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for Patient<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.stream.channel_binding()
+    }
+}
+
+/// TLS, watched from above as well.
+#[derive(Debug)]
+pub struct PatientTls<T> {
+    /// What makes it.
+    pub tls: T,
+    /// How long an answer may take.
+    pub patience: Option<Duration>,
+}
+
+impl<S, T> TlsConnect<S> for PatientTls<T>
+where
+    T: TlsConnect<S>,
+    T::Future: Send + 'static,
+{
+    type Stream = Patient<T::Stream>;
+    type Error = T::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, Self::Error>> + Send>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        let PatientTls { tls, patience } = self;
+        let connecting = tls.connect(stream);
+        Box::pin(async move { Ok(Patient::new(connecting.await?, patience)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    /// A question, and the end of every answer.
+    const SYNC: &[u8] = b"S\0\0\0\x04";
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+
+    /// A connection past its start-up.
+    async fn pair(patience: Option<Duration>) -> (Patient<DuplexStream>, DuplexStream) {
+        let (client, mut server) = tokio::io::duplex(1_000);
+        let mut client = Patient::new(client, patience);
+        client.write_all(b"\0\0\0\x08\0\x03\0\0").await.expect("the start-up message");
+        server.write_all(READY).await.expect("answered");
+        client.read_exact(&mut [0; 6]).await.expect("answered");
+        (client, server)
+    }
+
+    async fn is_silent(client: &mut Patient<DuplexStream>) -> bool {
+        let waited = tokio::time::timeout(Duration::from_secs(60), client.read_u8()).await;
+        waited.is_ok_and(|read| read.expect_err("nothing comes").kind() == io::ErrorKind::TimedOut)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_must_be_answered_and_what_is_not_need_not() {
+        let (mut client, mut server) = pair(Some(Duration::from_secs(5))).await;
+        // Nothing was asked: silence means nothing.
+        assert!(!is_silent(&mut client).await);
+        // Asked and answered, in two pieces.
+        client.write_all(SYNC).await.expect("asked");
+        server.write_all(&READY[..2]).await.expect("a part of the answer");
+        client.read_exact(&mut [0; 2]).await.expect("a part of the answer");
+        server.write_all(&READY[2..]).await.expect("the rest");
+        client.read_exact(&mut [0; 4]).await.expect("the rest");
+        assert!(!is_silent(&mut client).await);
+        // Asked, and not answered, on a connection that stands.
+        client.write_all(SYNC).await.expect("asked");
+        assert!(is_silent(&mut client).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_of_two_questions_at_once_must_be_answered_too() {
+        let (mut client, mut server) = pair(Some(Duration::from_secs(5))).await;
+        client.write_all(&[SYNC, SYNC].concat()).await.expect("asked");
+        server.write_all(READY).await.expect("answered");
+        client.read_exact(&mut [0; 6]).await.expect("answered");
+        assert!(is_silent(&mut client).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_stops_in_the_middle_is_noticed_too() {
+        let (mut client, mut server) = pair(Some(Duration::from_secs(5))).await;
+        client.write_all(SYNC).await.expect("asked");
+        server.write_all(b"D").await.expect("a part of the answer");
+        assert_eq!(client.read_u8().await.expect("it came"), b'D');
+        assert!(is_silent(&mut client).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_patience_an_answer_may_take_as_long_as_it_likes() {
+        let (mut client, _server) = pair(None).await;
+        client.write_all(SYNC).await.expect("asked");
+        assert!(!is_silent(&mut client).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_tls_the_handshake_is_watched_and_then_only_what_is_above_it() {
+        let (client, mut server) = tokio::io::duplex(1_000);
+        let mut client = Patient::new(client, Some(Duration::from_secs(5)));
+        client.write_all(&SSL_REQUEST).await.expect("asked");
+        server.write_all(b"S").await.expect("answered");
+        client.read_u8().await.expect("answered");
+        client.write_all(&[TLS_APPLICATION_DATA, 3, 3]).await.expect("written");
+        assert!(!is_silent(&mut client).await);
+        let (client, _server) = tokio::io::duplex(1_000);
+        let mut client = Patient::new(client, Some(Duration::from_secs(5)));
+        client.write_all(&SSL_REQUEST).await.expect("asked");
+        assert!(is_silent(&mut client).await);
+    }
+}
