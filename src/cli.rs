@@ -246,7 +246,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     match cli.command {
         None | Some(Command::Run) => match cli.trigger.trigger {
             Some(count) => trigger::run(&config, count, &cli.trigger).await,
-            None => run::run(config).await,
+            None => run::run(&location, config).await,
         },
         Some(Command::Install { print, baseline, allow_publication }) => {
             install::run(&config, print, baseline, allow_publication).await

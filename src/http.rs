@@ -6,17 +6,17 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use crate::daemon::Daemon;
+use crate::daemon::Current;
 
-/// Serves until the daemon ends.
-pub fn serve(listener: TcpListener, daemon: &Daemon) {
-    let stop = daemon.stop.clone();
+/// Serves until the process is to end.
+pub fn serve(listener: TcpListener, current: Current, stop: CancellationToken) {
     let app = Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
-        .with_state(daemon.clone());
+        .with_state(current);
     tokio::spawn(async move {
         let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
         if let Err(error) = served {
@@ -25,7 +25,8 @@ pub fn serve(listener: TcpListener, daemon: &Daemon) {
     });
 }
 
-async fn ready(State(daemon): State<Daemon>) -> impl IntoResponse {
+async fn ready(State(current): State<Current>) -> impl IntoResponse {
+    let daemon = current.daemon();
     if daemon.health.is_ready() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
@@ -33,7 +34,8 @@ async fn ready(State(daemon): State<Daemon>) -> impl IntoResponse {
     }
 }
 
-async fn status(State(daemon): State<Daemon>) -> impl IntoResponse {
+async fn status(State(current): State<Current>) -> impl IntoResponse {
+    let daemon = current.daemon();
     match daemon.pool.run(async |client| crate::status::read(client, &daemon.schema).await).await {
         Ok(status) => (StatusCode::OK, Json(serde_json::to_value(status).unwrap_or_default())),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": error.to_string() }))),

@@ -52,17 +52,20 @@ const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs until the session is lost or the daemon is to end.
 pub(super) async fn run(daemon: &Daemon) -> Result<(), Error> {
-    let Prepared { pipeline, beating } = tokio::select! {
+    let Prepared { mut pipeline, beating } = tokio::select! {
         prepared = prepare(daemon) => prepared?,
         // Nothing is under way yet that would have to be finished.
         () = daemon.stop.cancelled() => return Ok(()),
     };
     let lost = pipeline.listening.lost.clone();
-    tokio::select! {
+    let ended = tokio::select! {
         ended = pipeline.run() => ended,
         ended = beating => ended.and(Err(Error::Unavailable("the beat ended".to_owned()))),
         () = lost.cancelled() => Err(Error::Unavailable("the listening connection was lost".to_owned())),
-    }
+    };
+    // What was heard outlives the session that heard it.
+    pipeline.hear_all();
+    ended
 }
 
 struct Prepared<'a, B> {
@@ -202,16 +205,24 @@ struct Pipeline<'a> {
 }
 
 impl Pipeline<'_> {
-    async fn run(mut self) -> Result<(), Error> {
+    async fn run(&mut self) -> Result<(), Error> {
         self.serve_sources().await?;
         self.doorbell.wake().await?;
         loop {
             self.work().await?;
             if self.daemon.stop.is_cancelled() {
-                return Ok(());
+                return self.end().await;
             }
             self.rest().await?;
         }
+    }
+
+    /// The orderly end: what was heard is evaluated, and whoever comes next need not wait for the server to notice that this
+    /// session is gone.
+    async fn end(&mut self) -> Result<(), Error> {
+        self.hear_all();
+        self.receive().await?;
+        Ok(self.listening.client.batch_execute("UNLISTEN *; SELECT pg_advisory_unlock_all()").await?)
     }
 
     /// Folds until the journal is dry, and for as long as so much is committed that it soon is not.
@@ -392,9 +403,7 @@ impl Pipeline<'_> {
             }
             () = tokio::time::sleep_until(retry) => {}
         }
-        while let Ok(notification) = self.listening.heard.try_recv() {
-            self.hear(notification);
-        }
+        self.hear_all();
         if self.deadline_at.is_some_and(|at| at <= Instant::now()) {
             self.deadline_at = None;
             self.look = true;

@@ -25,6 +25,7 @@ mod notify;
 mod outbox;
 mod queries;
 mod recounting;
+mod reload;
 mod review;
 mod ruletests;
 mod storms;

@@ -23,7 +23,9 @@ impl Pipeline<'_> {
         for id in watches {
             let Some(served) = self.engine.served().find(|served| served.id == *id) else { continue };
             match payload::parse(&notification.payload, served.watch.key()) {
-                Ok((key, count)) => lock(&self.daemon.readings).push(Received { watch: *id, key, count, ..Received::default() }),
+                Ok((key, count)) => {
+                    lock(&self.daemon.process.readings).push(Received { watch: *id, key, count, ..Received::default() })
+                }
                 Err(what) => {
                     let skipped = self.daemon.health.skip_payload();
                     let payload: String = notification.payload.chars().take(100).collect();
@@ -38,12 +40,19 @@ impl Pipeline<'_> {
         }
     }
 
+    /// Takes in whatever was heard so far.
+    pub(super) fn hear_all(&mut self) {
+        while let Ok(notification) = self.listening.heard.try_recv() {
+            self.hear(notification);
+        }
+    }
+
     /// Evaluates the readings that came; those of one key one after another. They are forgotten only when what they
     /// caused is committed.
     pub(super) async fn receive(&mut self) -> Result<(), Error> {
         while self.readings_are_due() {
             let now: Vec<Received> = {
-                let readings = lock(&self.daemon.readings);
+                let readings = lock(&self.daemon.process.readings);
                 let mut keys = HashSet::new();
                 readings
                     .iter()
@@ -56,12 +65,14 @@ impl Pipeline<'_> {
             let taken = self.engine.receive(&now).await?;
             // Those of the watches that wait stay where they are; the order matters along a watch alone.
             let mut evaluated = now[..taken].iter().map(|reading| reading.watch).collect::<Vec<_>>();
-            lock(&self.daemon.readings).retain(|reading| match evaluated.iter().position(|watch| *watch == reading.watch) {
-                Some(at) => {
-                    evaluated.swap_remove(at);
-                    false
+            lock(&self.daemon.process.readings).retain(|reading| {
+                match evaluated.iter().position(|watch| *watch == reading.watch) {
+                    Some(at) => {
+                        evaluated.swap_remove(at);
+                        false
+                    }
+                    None => true,
                 }
-                None => true,
             });
         }
         Ok(())
@@ -69,7 +80,7 @@ impl Pipeline<'_> {
 
     /// Whether readings came that can be evaluated now.
     pub(super) fn readings_are_due(&self) -> bool {
-        lock(&self.daemon.readings).iter().any(|reading| !self.engine.waits(reading.watch))
+        lock(&self.daemon.process.readings).iter().any(|reading| !self.engine.waits(reading.watch))
     }
 
     /// Tries for the notify and query watches that nobody serves.
