@@ -31,6 +31,7 @@ use crate::db::session::Connector;
 use crate::dispatch::{Context, Dispatch, Running, lock};
 use crate::engine::Received;
 use crate::error::Error;
+use crate::metrics::{self, Exporter};
 use crate::retry::Retry;
 use health::Health;
 use reload::Reloads;
@@ -97,6 +98,7 @@ impl Daemon {
         let context = Context { pool: pool.clone(), schema: schema.clone(), instance };
         let (dispatch, running) = Dispatch::start(&config.endpoints, &context)?;
         lock(&process.instances).push(instance);
+        metrics::configured(&config);
         let daemon = Daemon {
             config: Arc::new(config),
             database,
@@ -129,11 +131,16 @@ impl Current {
 ///
 /// # Errors
 /// A configuration that names no database, or a schema that is newer than the program.
-pub async fn run(config: Config, http: Option<TcpListener>, process: Process, mut reloads: Reloads) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    http: Option<(TcpListener, Exporter)>,
+    process: Process,
+    mut reloads: Reloads,
+) -> Result<(), Error> {
     let (mut daemon, mut running) = Daemon::build(config, &process)?;
     let current = Current(Arc::new(Mutex::new(daemon.clone())));
-    if let Some(listener) = http {
-        crate::http::serve(listener, current.clone(), process.stop.clone());
+    if let Some((listener, exporter)) = http {
+        crate::http::serve(listener, current.clone(), exporter, process.stop.clone());
     }
     let mut former = JoinSet::new();
     let ended = loop {
@@ -192,6 +199,7 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
             Err(error @ (Error::SchemaTooNew { .. } | Error::Config(_))) => return Err(error),
             Err(error) => error,
         };
+        metrics::connected(false);
         // If one connection was silent, so may the others be.
         daemon.pool.renew();
         // A session that once listened resets the back-off, however it ended.

@@ -1,7 +1,8 @@
-//! Our own HTTP listener: `/healthz`, `/readyz` and `/api/status`. It changes nothing.
+//! Our own HTTP listener: `/healthz`, `/readyz`, `/metrics` and `/api/status`. It changes nothing.
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -9,14 +10,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::Current;
+use crate::metrics::Exporter;
 
 /// Serves until the process is to end.
-pub fn serve(listener: TcpListener, current: Current, stop: CancellationToken) {
+pub fn serve(listener: TcpListener, current: Current, exporter: Exporter, stop: CancellationToken) {
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state((current.clone(), exporter));
     let app = Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
-        .with_state(current);
+        .with_state(current)
+        .merge(metrics);
     tokio::spawn(async move {
         let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
         if let Err(error) = served {
@@ -40,4 +44,11 @@ async fn status(State(current): State<Current>) -> impl IntoResponse {
         Ok(status) => (StatusCode::OK, Json(serde_json::to_value(status).unwrap_or_default())),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": error.to_string() }))),
     }
+}
+
+/// The content type of Prometheus' text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+async fn metrics(State((current, exporter)): State<(Current, Exporter)>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, METRICS_TYPE)], exporter.render(&current.daemon()).await)
 }

@@ -21,7 +21,8 @@ pub(super) async fn run(location: &Location, config: Config) -> Result<u8, Error
             let listener = TcpListener::bind(address).await.map_err(cannot)?;
             let bound = listener.local_addr().map_err(cannot)?;
             tracing::info!(addr = bound.to_string(), "listening for HTTP");
-            Some(listener)
+            // Nobody can ask for metrics where there is no listener: then nothing is counted.
+            Some((listener, crate::metrics::begin()?))
         }
     };
     let process = Process::default();

@@ -12,6 +12,7 @@ use super::{Daemon, Running};
 use crate::config::{self, Config, Location};
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
+use crate::metrics;
 
 /// Who asks for reloads, and from where the configuration comes.
 #[derive(Debug)]
@@ -37,11 +38,13 @@ impl Reloads {
                     let what = if before == now { "reloaded: nothing has changed" } else { "reloaded" };
                     tracing::info!(config = next.0.config.file, watches = next.0.config.watches.len(), "{what}");
                     daemon.health.reloaded(true);
+                    metrics::reloaded(true);
                     return next;
                 }
                 Err(error) => {
                     say(&error);
                     daemon.health.reloaded(false);
+                    metrics::reloaded(false);
                 }
             }
         }

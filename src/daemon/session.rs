@@ -25,6 +25,7 @@ use crate::dispatch::lock;
 use crate::engine::{Engine, Folded, Served};
 use crate::error::Error;
 use crate::journal::fold::Snapshot;
+use crate::metrics;
 use crate::source::doorbell::{ARM_TRIES, Bell, Doorbell, Stream};
 use crate::source::listen::{self, Listening};
 use crate::source::poll::{self, Beat, Telling};
@@ -107,6 +108,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         found,
     );
     daemon.health.connected();
+    metrics::connected(true);
     let engine = Engine::open(
         &daemon.connector,
         &daemon.schema,
@@ -257,11 +259,15 @@ impl Pipeline<'_> {
             self.whole_scan_at = Instant::now() + WHOLE_SCAN_EVERY;
             self.engine.forget_snapshot();
         }
+        let began = Instant::now();
         let folded = tokio::time::timeout(FOLD_PATIENCE, self.engine.fold());
         let silent = |_| Error::Unavailable(format!("the folding session has not come to an end for {FOLD_PATIENCE:?}"));
         let work = match folded.await.map_err(silent)?? {
             Folded::Busy => Work::Busy,
             Folded::Done { rows, complete, more, marked } => {
+                if rows > 0 {
+                    metrics::folded(rows, began.elapsed());
+                }
                 self.keeper.recount(&marked);
                 self.marked = marked;
                 if complete && !more {
@@ -418,6 +424,7 @@ impl Pipeline<'_> {
 
     async fn on_beat(&mut self, beat: Beat) -> Result<(), Error> {
         point!("session.beat");
+        metrics::beat(beat.queue_usage);
         if !beat.listening && !chaos::is(Mutation::ListenAfterFold) {
             tracing::warn!("this session no longer listened; listening again");
             self.listening.client.batch_execute(&format!("LISTEN {}", self.daemon.schema.name())).await?;

@@ -21,6 +21,7 @@ mod folding;
 mod inbox;
 mod letters;
 mod measures;
+mod metrics;
 mod notify;
 mod outbox;
 mod queries;

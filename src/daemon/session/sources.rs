@@ -9,6 +9,7 @@ use crate::db::locks::Lock;
 use crate::dispatch::lock;
 use crate::engine::Received;
 use crate::error::Error;
+use crate::metrics;
 use crate::source::listen::Notification;
 use crate::source::payload;
 use crate::watch::Source;
@@ -17,12 +18,15 @@ impl Pipeline<'_> {
     pub(super) fn hear(&mut self, notification: Notification) {
         if notification.channel == self.daemon.schema.name() {
             point!("bell.heard");
+            metrics::rung();
             self.rung = true;
         }
         let Some(watches) = self.heard_on.get(&notification.channel) else { return };
         for id in watches {
             let Some(served) = self.engine.served().find(|served| served.id == *id) else { continue };
-            match payload::parse(&notification.payload, served.watch.key()) {
+            let parsed = payload::parse(&notification.payload, served.watch.key());
+            metrics::heard(&served.watch.name, parsed.is_ok());
+            match parsed {
                 Ok((key, count)) => {
                     lock(&self.daemon.process.readings).push(Received { watch: *id, key, count, ..Received::default() })
                 }
