@@ -23,6 +23,7 @@ use crate::config::{self, Location};
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
+use crate::logging::LogFormat;
 use deliveries::Filter;
 
 /// Watches counts in PostgreSQL and publishes threshold alerts to Pusher-compatible endpoints.
@@ -33,6 +34,9 @@ struct Cli {
     location: LocationArgs,
     #[command(flatten)]
     trigger: TriggerArgs,
+    /// How log lines look, on stderr
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -214,7 +218,7 @@ pub fn main() -> ExitCode {
     }
     #[cfg(feature = "chaos")]
     crate::chaos::begin();
-    crate::logging::init();
+    crate::logging::init(cli.log_format);
     // One thread: it mostly waits, and each alert would otherwise be handed from thread to thread several times.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

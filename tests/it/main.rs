@@ -20,6 +20,7 @@ mod faults;
 mod folding;
 mod inbox;
 mod letters;
+mod logging;
 mod measures;
 mod metrics;
 mod notify;
