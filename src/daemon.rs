@@ -150,6 +150,7 @@ pub async fn run(
             Err(error) => break Err(error),
         };
         *lock(&current.0) = next.clone();
+        point!("reload.swapped");
         let (before, before_running) = (std::mem::replace(&mut daemon, next), std::mem::replace(&mut running, next_running));
         // What it has under way it finishes beside its successor: an endpoint that hangs holds no reload up.
         former.spawn(leave(before, before_running));
@@ -179,6 +180,7 @@ async fn until_reload(daemon: &Daemon, reloads: &mut Reloads) -> Result<Option<(
         ended = &mut sessions => return ended.map(|()| None),
         next = reloads.next(daemon) => next,
     };
+    point!("reload.built");
     daemon.stop.cancel();
     if let Err(error) = sessions.await {
         tracing::debug!(%error, "the session before the reload");

@@ -14,6 +14,9 @@ use crate::error::Error;
 /// Runs the daemon until SIGTERM or SIGINT; SIGHUP reloads the configuration from where it came.
 pub(super) async fn run(location: &Location, config: Config) -> Result<u8, Error> {
     config.require_database()?;
+    // Before anybody can see that it runs: a signal from then on is heeded.
+    let process = Process::default();
+    let reloads = heed_signals(location, &process).map_err(|error| Error::Failed(format!("signals: {error}")))?;
     let http = match config.http {
         None => None,
         Some(address) => {
@@ -25,8 +28,6 @@ pub(super) async fn run(location: &Location, config: Config) -> Result<u8, Error
             Some((listener, crate::metrics::begin()?))
         }
     };
-    let process = Process::default();
-    let reloads = heed_signals(location, &process).map_err(|error| Error::Failed(format!("signals: {error}")))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), watches = config.watches.len(), config = config.file, "starting");
     Box::pin(daemon::run(config, http, process, reloads)).await.map(|()| 0)
 }

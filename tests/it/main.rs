@@ -32,6 +32,7 @@ mod review;
 mod ruletests;
 mod storms;
 mod triggers;
+mod upgrade;
 mod writing;
 
 use support::daemon::Daemon;
