@@ -36,9 +36,9 @@ mutations: ## Builds that are wrong on purpose: the chaos runner must notice eac
 	@PG_BINDIR=$$(scripts/postgres) cargo test --locked --features chaos --target-dir "$$(scripts/target)/chaos" --test chaos -- \
 		--mutations yes
 
-# What was in force before the newest migration but one, and the first program that there was.
+# The version before; and the first one whose own tests passed, which has the schema of the first commit.
 PREVIOUS ?= ba179ae
-FIRST ?= a7c0a7c
+FIRST ?= 79a05b5
 
 upgrade: ## The version before and this one on one database, side by side (builds the former from the history)
 	@scripts/tools cargo cc
