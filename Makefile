@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz lint doc ci clean
+.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz lint docs doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,10 @@ bench: ## What it costs and carries, beside other programs: ONLY=writes,latency 
 plots: ## docs/plots from what bench wrote: JSON=figures.json
 	@scripts/tools node
 	@scripts/plots "$(JSON)" docs/plots
+
+docs: ## docs/configuration.md from src/config/keys.rs
+	@cargo run --quiet --locked --bin items-listen -- config reference > docs/configuration.md.new
+	@mv docs/configuration.md.new docs/configuration.md
 
 fuzz: ## Every fuzz target for ten minutes (not part of ci)
 	@scripts/fuzz

@@ -8,6 +8,7 @@ mod init;
 mod install;
 mod recount;
 mod run;
+mod settings;
 mod status;
 mod test;
 mod trigger;
@@ -90,6 +91,14 @@ enum Command {
         #[arg(long)]
         offline: bool,
         /// The findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// The configuration that is in force, with the source of each value; no secret is shown
+    Config {
+        #[command(subcommand)]
+        command: Option<settings::ConfigCommand>,
+        /// As JSON
         #[arg(long)]
         json: bool,
     },
@@ -242,6 +251,9 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     if let Some(Command::Test { files, json }) = &cli.command {
         return test::run(&location, files, *json);
     }
+    if let Some(Command::Config { command, json }) = cli.command {
+        return settings::run(&location, command, json);
+    }
     let config = config::load(&location)?;
     match cli.command {
         None | Some(Command::Run) => match cli.trigger.trigger {
@@ -267,7 +279,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
                 deliveries::discard(&config, &which, json).await
             }
         },
-        Some(Command::Init { .. } | Command::Check { .. } | Command::Test { .. }) => Ok(0),
+        Some(Command::Init { .. } | Command::Check { .. } | Command::Config { .. } | Command::Test { .. }) => Ok(0),
     }
 }
 

@@ -27,6 +27,7 @@ mod queries;
 mod recounting;
 mod review;
 mod ruletests;
+mod settings;
 mod storms;
 mod triggers;
 mod writing;
