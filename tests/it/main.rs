@@ -15,6 +15,7 @@ mod commands;
 mod configuration;
 mod crash;
 mod degraded;
+mod documents;
 mod doorbell;
 mod faults;
 mod folding;
