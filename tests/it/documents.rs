@@ -58,6 +58,10 @@ async fn run(name: &str) {
         eprintln!("{}", block.place);
         world.as_mut().expect("it was made").1.run(block).await;
     }
+    // What it is all about.
+    if let ("docs/getting-started.md", Some((_, world))) = (name, &world) {
+        world.arrived(&[("manual", "high", 25), ("raised", "high", 24)]).await;
+    }
 }
 
 macro_rules! pages_that_run {
@@ -160,7 +164,7 @@ fn every_configuration_is_read() {
             read += 1;
         }
     }
-    assert!(read >= 8, "{read}");
+    assert!(read >= 7, "{read}");
 }
 
 fn read_as_config(text: &str) -> Result<(), String> {
@@ -185,7 +189,7 @@ fn every_command_that_is_named_exists() {
             named.entry(words).or_insert_with(|| format!("{}:{line}: {code}", page.name));
         }
     }
-    assert!(named.len() > 10, "{named:?}");
+    assert!(named.len() >= 10, "{named:?}");
     for (words, place) in named {
         let mut command = Command::new(env!("CARGO_BIN_EXE_items-listen"));
         let output = command.args(&words).arg("--help").output().expect("the binary starts");

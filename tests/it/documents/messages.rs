@@ -12,7 +12,8 @@ pub(super) fn of_level(directory: &Path, level: &str) -> BTreeSet<String> {
             found.extend(of_level(&path, level));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).expect("the source is read");
-            let calls = text.split(&format!("tracing::{level}!(")).skip(1);
+            let begin = format!("tracing::{level}!(");
+            let calls = text.split(&begin).skip(1);
             found.extend(
                 calls.map(|rest| message(rest).unwrap_or_else(|| panic!("{}: no message in {rest:.200}", path.display()))),
             );

@@ -57,8 +57,10 @@ impl World {
                 self.database.sql(&example("low-stock/schema.sql")).await;
                 self.command("items-listen run", &[]).await;
                 self.shown("… ready").await;
-                self.database.sql("UPDATE items SET quantity = 4 WHERE id = 7").await;
-                self.shown("…\"raised\"…").await;
+                self.database
+                    .sql("INSERT INTO items (id, name, sku, quantity) OVERRIDING SYSTEM VALUE VALUES (7, 'Screws', 'S-7', 4)")
+                    .await;
+                self.shown("…NotificationCreated…").await;
             }
             ("README.md", _) => {
                 self.database.sql("CREATE TABLE items (id serial PRIMARY KEY)").await;
@@ -143,11 +145,20 @@ impl World {
         }
     }
 
+    /// Waits until events with these transitions, severities and counts have arrived.
+    pub(super) async fn arrived(&self, expected: &[(&str, &str, i64)]) {
+        let events = self.receiver.wait_for(expected.len()).await;
+        assert_eq!(crate::said(&events), crate::expected(expected));
+    }
+
     /// Waits until the running daemon has said this.
     async fn shown(&self, line: &str) {
         let line = self.substituted(line);
+        let mut seen = 0;
         crate::support::eventually(&format!("the daemon says {line}"), async || {
             let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            eprint!("{}", &log[seen..]);
+            seen = log.len();
             log.lines().any(|said| is_like(&line, said) || is_like(&line, &for_a_person(said))).then_some(())
         })
         .await;
@@ -208,16 +219,15 @@ fn for_a_person(line: &str) -> String {
     format!(" {shown}")
 }
 
-/// Whether a line is as the page says, in which "…" stands for anything; also for what follows the last word of a log line.
+/// Whether a line is as the page says, in which "…" stands for anything. The fields behind a log line may be left out.
 fn is_like(pattern: &str, line: &str) -> bool {
-    let mut parts = pattern.split('…');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = line.strip_prefix(first) else { return false };
-    let mut open = false;
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-        open = part.is_empty();
+    let ends = |tail: &str| tail.is_empty() || tail.starts_with("  ");
+    let Some((first, rest)) = pattern.split_once('…') else { return line.strip_prefix(pattern).is_some_and(ends) };
+    let Some(mut line) = line.strip_prefix(first) else { return false };
+    let (between, last) = rest.rsplit_once('…').unwrap_or(("", rest));
+    for part in between.split('…') {
+        let Some(at) = line.find(part) else { return false };
+        line = &line[at + part.len()..];
     }
-    open || rest.is_empty() || rest.starts_with("  ")
+    last.is_empty() || line.match_indices(last).any(|(at, _)| ends(&line[at + last.len()..]))
 }
