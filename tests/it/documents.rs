@@ -17,7 +17,7 @@ use crate::support::postgres::Database;
 use markdown::{Block, page, pages, root};
 use world::World;
 
-/// Commands that are not run begin with one of these, and stand in blocks that say so: ```sh no-run
+/// Commands that are not run begin with one of these, and stand in blocks of `sh no-run`, or `console no-run`.
 const NOT_RUN: [(&str, &str); 10] = [
     ("sudo", "needs root"),
     ("systemctl", "needs systemd"),
