@@ -167,6 +167,28 @@ fn every_configuration_is_read() {
     assert!(read >= 7, "{read}");
 }
 
+/// They are about the configuration of examples/low-stock, if it told of every transition.
+#[test]
+fn every_rule_test_passes() {
+    let directory = std::env::temp_dir().join(format!("items-listen-rule-tests-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("the directory is made");
+    let example = std::fs::read_to_string(root().join("examples/low-stock/config.toml")).expect("there is an example");
+    std::fs::write(directory.join("config.toml"), example.replace("on = \"raised\"", "on = \"transition\""))
+        .expect("it is written");
+    let all = pages().into_iter().flat_map(|page| page.blocks());
+    let mut run = 0;
+    for block in all.filter(|block| block.info == "toml" && block.text.contains("[[test]]")) {
+        std::fs::write(directory.join("rules.toml"), &block.text).expect("the file is written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_items-listen"));
+        let output =
+            command.env_clear().current_dir(&directory).args(["test", "rules.toml"]).output().expect("the binary starts");
+        assert!(output.status.success(), "{}: {}", block.place, String::from_utf8_lossy(&output.stdout));
+        run += 1;
+    }
+    let _gone = std::fs::remove_dir_all(directory);
+    assert!(run >= 2, "{run}");
+}
+
 fn read_as_config(text: &str) -> Result<(), String> {
     let none = BTreeMap::new();
     let result = read::config("config.toml", true, text, &Variables::new(&none, &none));

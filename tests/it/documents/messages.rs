@@ -14,9 +14,8 @@ pub(super) fn of_level(directory: &Path, level: &str) -> BTreeSet<String> {
             let text = std::fs::read_to_string(&path).expect("the source is read");
             let begin = format!("tracing::{level}!(");
             let calls = text.split(&begin).skip(1);
-            found.extend(
-                calls.map(|rest| message(rest).unwrap_or_else(|| panic!("{}: no message in {rest:.200}", path.display()))),
-            );
+            let literal = |rest| message(rest).unwrap_or_else(|| panic!("{}: no message in {rest:.200}", path.display()));
+            found.extend(calls.map(literal).map(|literal| varying(&named(&text, &literal).unwrap_or(literal))));
         }
     }
     found
@@ -34,12 +33,19 @@ fn message(arguments: &str) -> Option<String> {
             '"' => {
                 let literal = literal(&mut rest)?;
                 if depth == 0 {
-                    return Some(varying(&literal));
+                    return Some(literal);
                 }
             }
             _ => {}
         }
     }
+}
+
+/// The text of a message that is all in a variable, as `let` gives it.
+fn named(source: &str, message: &str) -> Option<String> {
+    let name = message.strip_prefix('{')?.strip_suffix('}')?;
+    let (_, value) = source.split_once(&format!("let {name} = \""))?;
+    literal(&mut value.chars())
 }
 
 /// The rest of a string literal, of which the quote has been read.
