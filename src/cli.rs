@@ -98,14 +98,6 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// The configuration that is in force, with the source of each value; no secret is shown
-    Config {
-        #[command(subcommand)]
-        command: Option<settings::ConfigCommand>,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
     /// Put schema and triggers for the configured watches in place; idempotent
     Install {
         /// Print the SQL for a DBA instead
@@ -117,6 +109,14 @@ enum Command {
         /// Install although a FOR ALL TABLES publication would carry our tables
         #[arg(long)]
         allow_publication: bool,
+    },
+    /// The configuration that is in force, with the source of each value; no secret is shown
+    Config {
+        #[command(subcommand)]
+        command: Option<settings::ConfigCommand>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Remove triggers and schema
     Uninstall,
@@ -267,6 +267,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Some(Command::Install { print, baseline, allow_publication }) => {
             install::run(&config, print, baseline, allow_publication).await
         }
+        Some(Command::Config { .. }) => Ok(0),
         Some(Command::Uninstall) => install::uninstall(&config).await,
         Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,
         Some(Command::Status { json }) => status::run(&config, json).await,
@@ -283,7 +284,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
                 deliveries::discard(&config, &which, json).await
             }
         },
-        Some(Command::Init { .. } | Command::Check { .. } | Command::Config { .. } | Command::Test { .. }) => Ok(0),
+        Some(Command::Init { .. } | Command::Check { .. } | Command::Test { .. }) => Ok(0),
     }
 }
 

@@ -18,7 +18,7 @@ struct Room(PathBuf);
 
 impl Room {
     fn new(name: &str) -> Room {
-        let path = std::env::temp_dir().join(format!("items-listen-settings-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("items-listen-effective-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).expect("the directory is made");
         Room(path)
     }
