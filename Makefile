@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz lint docs doc ci clean
+.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,7 @@ plots: ## docs/plots from what bench wrote: JSON=figures.json
 	@scripts/tools node
 	@scripts/plots "$(JSON)" docs/plots
 
+.PHONY: docs
 docs: ## docs/configuration.md from src/config/keys.rs
 	@cargo run --quiet --locked --bin items-listen -- config reference > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
