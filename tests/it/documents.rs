@@ -163,17 +163,21 @@ fn every_configuration_is_read() {
     let mut read = 0;
     for page in pages() {
         for block in page.blocks().into_iter().filter(|block| block.info == "toml" && !block.text.contains("[[test]]")) {
-            let mut text = block.text.clone();
-            if !text.contains("[endpoints.") {
-                text.push_str("\n[endpoints.main]\nurl = \"log:\"\n");
-            }
-            if let Err(mistakes) = read_as_config(&text) {
-                panic!("{}: {mistakes}\n{text}", block.place);
-            }
+            let wrong = mistakes_of(&block.text);
+            assert!(wrong.is_empty(), "{}: {wrong:#?}\n{}", block.place, block.text);
             read += 1;
         }
     }
     assert!(read >= 7, "{read}");
+}
+
+/// As for rule tests: no file of a secret is read, and the endpoint may be the reader's own. A block without a watch shows
+/// a part of a configuration; what is missing there stands elsewhere.
+fn mistakes_of(text: &str) -> Vec<String> {
+    let none = BTreeMap::new();
+    let found = read::rehearsal("config.toml", text, &Variables::new(&none, &none)).err().unwrap_or_default();
+    let is_part = !text.contains("[[watch]]");
+    found.iter().map(ToString::to_string).filter(|mistake| !(is_part && mistake.contains(": missing"))).collect()
 }
 
 /// They are about the configuration of examples/low-stock, if it told of every transition.
@@ -196,12 +200,6 @@ fn every_rule_test_passes() {
     }
     let _gone = std::fs::remove_dir_all(directory);
     assert!(run >= 2, "{run}");
-}
-
-fn read_as_config(text: &str) -> Result<(), String> {
-    let none = BTreeMap::new();
-    let result = read::config("config.toml", true, text, &Variables::new(&none, &none));
-    result.map(|_| ()).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 #[test]
