@@ -60,6 +60,11 @@ plots: ## docs/plots from what bench wrote: JSON=figures.json
 	@scripts/tools node
 	@scripts/plots "$(JSON)" docs/plots
 
+.PHONY: docs
+docs: ## docs/configuration.md from src/config/keys.rs
+	@cargo run --quiet --locked --bin items-listen -- config reference > docs/configuration.md.new
+	@mv docs/configuration.md.new docs/configuration.md
+
 fuzz: ## Every fuzz target for ten minutes (not part of ci)
 	@scripts/fuzz
 
