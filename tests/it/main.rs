@@ -18,6 +18,7 @@ mod degraded;
 mod doorbell;
 mod faults;
 mod folding;
+mod http_page;
 mod inbox;
 mod letters;
 mod logging;
