@@ -206,6 +206,8 @@ async fn the_document_says_of_every_kind_of_watch_where_it_stands() {
     );
 
     insert(&database, 7, 20).await;
+    // Folded together they would be one event.
+    stream.until("the first is told", |document| watch(document, "orders")["open"] == serde_json::json!([1, 0, 0])).await;
     insert(&database, 7, 4).await;
     insert(&database, 8, 10).await;
     database.sql("INSERT INTO orders (tenant_id) SELECT NULL FROM generate_series(1, 30)").await;
