@@ -15,6 +15,7 @@ const quoted = (text) => text.replaceAll("'", "''");
 const toml = (text) => JSON.stringify(text);
 
 const SCHEMA = `
+CREATE TABLE public.jobs (id bigserial PRIMARY KEY);
 CREATE TABLE public.orders (id bigserial PRIMARY KEY, tenant text, status text NOT NULL DEFAULT 'open');
 CREATE TABLE public."<b>stock</b>" (sku text PRIMARY KEY, quantity bigint NOT NULL)`;
 
@@ -41,7 +42,7 @@ threshold = 50
 [[watch.publish]]
 channels = ["stock"]
 event = "stock.low"
-endpoint = ["main", "partner"]
+endpoint = ["main", "partner", "away"]
 
 [[watch]]
 name = "changes"
@@ -50,6 +51,16 @@ table = '"<b>stock</b>"'
 channels = ["stock"]
 event = "stock.changed"
 on = ["delete"]
+endpoint = "main"
+
+[[watch]]
+name = "held"
+table = "public.jobs"
+threshold = 1000
+hold = "1h"
+[[watch.publish]]
+channels = ["held"]
+event = "held"
 endpoint = "main"
 
 [[watch]]
@@ -82,7 +93,7 @@ export async function statusPage() {
   const db = await database(SCHEMA);
   const endpoint = (name, port) => `[endpoints.${name}]\nurl = "http://127.0.0.1:${port}"\napp_id = "${app.id}"\nkey = "${app.key}"\nsecret = "${app.secret}"\n`;
   const port = await freePort();
-  const here = place(`[database]\nurl = "${db.url}"\n${endpoint('main', app.port)}${endpoint('partner', partner.address().port)}${watches}\n[http]\nlisten = "127.0.0.1:${port}"\n`);
+  const here = place(`[database]\nurl = "${db.url}"\n${endpoint('main', app.port)}${endpoint('partner', partner.address().port)}${endpoint('away', await freePort())}${watches}\n[http]\nlisten = "127.0.0.1:${port}"\n`);
   const running = await daemon(here);
   const url = `http://127.0.0.1:${port}/`;
   const browser = await chromium.launch({ executablePath: environment('E2E_CHROMIUM'), args: ['--no-sandbox'] });
