@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations upgrade upgrade-dump bench bench-micro plots fuzz lint doc ci clean
+.PHONY: help demo test e2e screenshots chaos mutations upgrade upgrade-dump docs bench bench-micro plots fuzz lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,12 @@ e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; 
 	@scripts/tools cargo cc node npm
 	@cargo build --quiet --locked --bin items-listen --example demo
 	@ITEMS_LISTEN_BIN="$$(scripts/target)/debug/items-listen" tests/e2e/run
+
+screenshots: ## docs/images from a real daemon's status page in a real Chromium
+	@scripts/tools cargo cc node npm
+	@cargo build --quiet --locked --bin items-listen
+	@mkdir -p docs/images
+	@ITEMS_LISTEN_BIN="$$(scripts/target)/debug/items-listen" E2E_SCREENSHOTS="$(CURDIR)/docs/images" tests/e2e/run screenshots.mjs
 
 SEED ?= 1
 MINUTES ?= 1

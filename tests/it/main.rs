@@ -20,6 +20,7 @@ mod doorbell;
 mod effective;
 mod faults;
 mod folding;
+mod http_page;
 mod inbox;
 mod letters;
 mod logging;
