@@ -9,6 +9,7 @@ mod install;
 mod recount;
 mod run;
 mod status;
+mod terminal;
 mod test;
 mod trigger;
 
@@ -85,14 +86,7 @@ enum Command {
         table: Option<String>,
     },
     /// Look at file, database and endpoints; every finding with its remedy
-    Check {
-        /// The file only
-        #[arg(long)]
-        offline: bool,
-        /// The findings as JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Check(check::Check),
     /// Put schema and triggers for the configured watches in place; idempotent
     Install {
         /// Print the SQL for a DBA instead
@@ -236,8 +230,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     if let Command::Init { table } = cli.command.as_ref().unwrap_or(&Command::Run) {
         return init::run(&location, table.as_deref());
     }
-    if let Some(Command::Check { offline, json }) = cli.command {
-        return check::run(&location, offline, json).await;
+    if let Some(Command::Check(args)) = cli.command {
+        return check::run(&location, args).await;
     }
     if let Some(Command::Test { files, json }) = &cli.command {
         return test::run(&location, files, *json);
@@ -267,7 +261,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
                 deliveries::discard(&config, &which, json).await
             }
         },
-        Some(Command::Init { .. } | Command::Check { .. } | Command::Test { .. }) => Ok(0),
+        Some(Command::Init { .. } | Command::Check(_) | Command::Test { .. }) => Ok(0),
     }
 }
 
