@@ -10,6 +10,7 @@ mod support;
 mod alerts;
 mod answers;
 mod changes;
+mod check;
 mod clock;
 mod commands;
 mod configuration;
