@@ -107,11 +107,7 @@ enum Command {
         watch: Option<String>,
     },
     /// How everything stands, from the database alone
-    Status {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Status(status::Show),
     /// Rule tests: readings over time and the events expected of them; no database, no network
     Test {
         /// Files of tests; each names its configuration, unless --config does
@@ -247,7 +243,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         }
         Some(Command::Uninstall) => install::uninstall(&config).await,
         Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,
-        Some(Command::Status { json }) => status::run(&config, json).await,
+        Some(Command::Status(args)) => status::run(&config, args).await,
         Some(Command::Alerts { command: AlertsCommand::List(args) }) => alerts::list(&config, &args).await,
         Some(Command::Alerts { command: AlertsCommand::Read(args) }) => alerts::read(&config, &args).await,
         Some(Command::Deliveries { command }) => match command {
@@ -296,7 +292,9 @@ fn print(text: &str) {
 
 /// What comes from a database or an endpoint must not steer the terminal.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    // Marks that turn the direction of a text, or take no room, would make one name look like another.
+    let steers = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    text.chars().map(|c| if c.is_control() || steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod queries;
 mod recounting;
 mod review;
 mod ruletests;
+mod status;
 mod storms;
 mod triggers;
 mod writing;
