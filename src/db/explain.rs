@@ -16,7 +16,7 @@ pub enum Cause {
     Password,
     /// SQLSTATE 28000 of the role: it does not exist, or may not log in.
     Role,
-    /// SQLSTATE 28000 of pg_hba.conf: no line admits us.
+    /// SQLSTATE 28000 of `pg_hba.conf`: no line admits us.
     Admission,
     /// SQLSTATE 3D000: there is no such database.
     Database,

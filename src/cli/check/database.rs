@@ -45,11 +45,11 @@ pub(super) async fn look(config: &Config, recount: bool) -> (Findings, Seen) {
     };
     let schema = Schema::new(&database.schema);
     let what = format!("connecting to {}", connector.describe());
-    let connected = told(&what, connect(&connector, &mut findings)).await;
+    let connected = told(&what, Box::pin(connect(&connector, &mut findings))).await;
     match connected {
         Ok(Some((mut client, role))) => {
             let place = Place { config, database, connector: &connector, schema: &schema, role, recount };
-            if let Err(error) = inside(&mut client, &place, &mut findings, &mut seen).await {
+            if let Err(error) = Box::pin(inside(&mut client, &place, &mut findings, &mut seen)).await {
                 interrupted(&error, &connector, &mut findings);
             }
         }
@@ -108,5 +108,5 @@ async fn inside(client: &mut Client, place: &Place<'_>, findings: &mut Findings,
     seen.database = true;
     server::look(client, place, findings).await?;
     let installed = schema::look(client, place, findings, seen).await?;
-    watches::look(client, place, installed, findings, seen).await
+    Box::pin(watches::look(client, place, installed, findings, seen)).await
 }

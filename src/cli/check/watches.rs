@@ -30,7 +30,7 @@ pub(super) async fn look(
     for watch in &place.config.watches {
         let what = format!("looking at the watch {}", watch.name);
         let mut one = One { place, watch, subject: format!("watch {}", watch.name), installed, temporary, findings, seen };
-        match told(&what, one.look(client)).await {
+        match told(&what, Box::pin(one.look(client))).await {
             Err(error) if error.is_about_the_server() => return Err(error),
             Err(error) => one.wrong(&error, "see the message; then check again"),
             Ok(()) => {}
@@ -74,7 +74,7 @@ impl One<'_, '_> {
                 self.degraded(client).await
             }
             Source::Query { sql, .. } => self.query(client, sql).await,
-            Source::Table { .. } => self.table(client).await,
+            Source::Table { .. } => Box::pin(self.table(client)).await,
         }
     }
 
@@ -182,11 +182,11 @@ impl One<'_, '_> {
             definition.events().len(),
             rights.rows
         );
-        self.to_do(Id::Watch, what);
+        self.announce(Id::Watch, what);
     }
 
     /// What `install` does: the daemon by itself, or somebody.
-    fn to_do(&mut self, id: Id, what: String) {
+    fn announce(&mut self, id: Id, what: String) {
         match self.place.database.install {
             Install::Auto => self.findings.info(id, &self.subject, what, None),
             Install::Manual => self.findings.warn(id, &self.subject, what, AS_OWNER),
