@@ -294,11 +294,12 @@ async fn each_missing_privilege_comes_with_the_grant_that_mends_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_only_works_in_the_schema_needs_what_is_said_and_no_more() {
     let (database, receiver) = (shop().await, Receiver::start().await);
-    let owner = daemon(&config(&database, &receiver, ORDERS));
+    let watches = format!("{ORDERS}{SUMMED}");
+    let owner = daemon(&config(&database, &receiver, &watches));
     assert_eq!(owner.run(&["install"]).await.0, 0);
     let role = role(&database, "worker").await;
     database.sql(&format!("GRANT SELECT ON orders TO {role}")).await;
-    let as_role = |lines: &str| config_with(&database, &receiver, lines, ORDERS).replace("postgres@", &format!("{role}@"));
+    let as_role = |lines: &str| config_with(&database, &receiver, lines, &watches).replace("postgres@", &format!("{role}@"));
     let mut daemon = daemon(&as_role("install = \"manual\""));
     let (code, report) = check(&daemon, &[]).await;
     assert_eq!(code, 1);
@@ -390,6 +391,10 @@ async fn what_install_would_change_is_said_before_it_does() {
     finding(&report, "schema-version", "error");
 }
 
+/// A sum, which needs more than rows do.
+const SUMMED: &str = "[[watch]]\nname = \"sums\"\ntable = \"public.orders\"\nkey = [\"tenant_id\"]\nsum = \"id\"\nthreshold = 1000000000\n\
+                  [[watch.publish]]\nchannels = [\"a\"]\nevent = \"e\"\n";
+
 /// Whatever a check could have changed.
 const EVERYTHING: &str = "SELECT (SELECT string_agg(concat(tgname, tgenabled, tgrelid), ' ' ORDER BY oid) FROM pg_trigger)
     || (SELECT string_agg(w::text, ' ' ORDER BY w.id) FROM items_listen.watch w)
@@ -400,10 +405,8 @@ const EVERYTHING: &str = "SELECT (SELECT string_agg(concat(tgname, tgenabled, tg
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drift_is_found_on_request_and_writers_cause_none() {
     let (database, receiver) = (shop().await, Receiver::start().await);
-    let summed = "[[watch]]\nname = \"sums\"\ntable = \"public.orders\"\nkey = [\"tenant_id\"]\nsum = \"id\"\nthreshold = 1000000000\n\
-                  [[watch.publish]]\nchannels = [\"a\"]\nevent = \"e\"\n";
     let mut daemon =
-        daemon(&config(&database, &receiver, &format!("{}{summed}", ORDERS.replace("threshold = 20", "threshold = 1000000"))));
+        daemon(&config(&database, &receiver, &format!("{}{SUMMED}", ORDERS.replace("threshold = 20", "threshold = 1000000"))));
     insert(&database, 3, 10).await;
     daemon.start().await;
     exact(&database, "orders", TRUE_ORDERS).await;
