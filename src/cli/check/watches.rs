@@ -176,11 +176,15 @@ impl One<'_, '_> {
             2 => " and its partition".to_owned(),
             more => format!(" and each of its {} partitions", more - 1),
         };
+        let counted = match rights.rows {
+            _ if !definition.counts => String::new(),
+            0 => ", then its rows are counted".to_owned(),
+            rows => format!(", then about {rows} rows are counted"),
+        };
         let what = format!(
-            "{} will be watched once it is installed: {} triggers on it{partitions}, then about {} rows are counted",
+            "{} will be watched once it is installed: {} triggers on it{partitions}{counted}",
             definition.relation.replace('"', ""),
             definition.events().len(),
-            rights.rows
         );
         self.announce(Id::Watch, what);
     }

@@ -142,18 +142,26 @@ impl Screen {
     fn bar(&self, worst: &Worst) -> String {
         let filled = filled(worst);
         let cell = |cell: usize| {
-            let block = if cell < filled { "█" } else { "░" };
-            // The cell in which the count ends may begin in the band before.
+            // The cell in which the count ends may hold the edge of a band, too: it is the count's own.
             let band = if cell + 1 == filled { worst.severity } else { band(worst.scale, cell) };
-            let colour = match band {
+            (band, cell < filled)
+        };
+        let mut cells: Vec<(Severity, bool)> = (0..BAR).map(cell).collect();
+        let mut bar = String::new();
+        // A colour is said once for all cells in a row that have it.
+        while let Some(first) = cells.first().copied() {
+            let run = cells.iter().take_while(|cell| **cell == first).count();
+            let blocks = if first.1 { "█" } else { "░" }.repeat(run);
+            let colour = match first.0 {
                 Severity::Info => Colour::Good,
                 Severity::Warning => Colour::Warning,
                 Severity::High => Colour::High,
                 Severity::Critical => Colour::Critical,
             };
-            self.paint(colour, block)
-        };
-        (0..BAR).map(cell).collect()
+            bar.push_str(&self.paint(colour, &blocks));
+            cells.drain(..run);
+        }
+        bar
     }
 
     fn endpoints(&self, endpoints: &[EndpointStatus]) -> Vec<String> {
@@ -202,14 +210,13 @@ impl Screen {
     }
 }
 
-/// How many cells of a bar are filled. Its whole length is a sixth more than where the last band begins; where too little
-/// is bad, than where the first does.
+/// How many cells of a bar are filled: up to that in which the count is. Its whole length is a sixth more than where the last
+/// band begins; where too little is bad, than where the first does.
 fn filled(worst: &Worst) -> usize {
-    let Some(percent) = worst.percent else { return 0 };
-    let cells = i64::try_from(BAR).unwrap_or(i64::MAX);
-    let filled = i128::from(percent.max(0)) * i128::from(cells) / i128::from(whole(worst.scale));
-    let some = usize::from(worst.count > 0);
-    usize::try_from(filled).unwrap_or(BAR).max(some).min(BAR)
+    let Some(percent) = worst.percent.filter(|_| worst.count > 0) else { return 0 };
+    let cells = i128::try_from(BAR).unwrap_or(1);
+    let full = i128::from(percent.max(0)) * cells / i128::from(whole(worst.scale));
+    usize::try_from(full).unwrap_or(BAR).saturating_add(1).min(BAR)
 }
 
 /// The percentage that a full bar stands for.
@@ -218,15 +225,13 @@ fn whole(scale: Scale) -> i64 {
     (edge(Severity::Warning).max(edge(Severity::Critical)) * 7 / 6).max(1)
 }
 
-/// The band in which a cell of a bar stands.
+/// The band of a cell: the worst of those that it holds a part of.
 fn band(scale: Scale, cell: usize) -> Severity {
     let cell = i64::try_from(cell).unwrap_or(0);
     let cells = i64::try_from(BAR).unwrap_or(1);
-    // Where too much is bad by its lower edge, where too little is bad by its upper one.
-    let at = if scale.compare.is_low() { cell + 1 } else { cell } * whole(scale);
     let reaches = |severity: &Severity| {
         let edge = i64::from(scale.bands.edge(*severity).unwrap_or(100)) * cells;
-        if scale.compare.is_low() { at <= edge } else { at >= edge }
+        if scale.compare.is_low() { cell * whole(scale) < edge } else { (cell + 1) * whole(scale) > edge }
     };
     [Severity::Critical, Severity::High, Severity::Warning].into_iter().find(reaches).unwrap_or(Severity::Info)
 }
@@ -275,11 +280,11 @@ mod tests {
 
     #[test]
     fn a_bar_shows_the_bands_and_the_count_in_its_own() {
-        assert_eq!(bar(Compare::AtLeast, 0), ("iiiiiiiiiiiiwwhhhhcc".into(), 0));
-        assert_eq!(bar(Compare::AtLeast, 90).1, 10);
+        assert_eq!(bar(Compare::AtLeast, 0), ("iiiiiiiiiiiwwhhhhccc".into(), 0));
+        assert_eq!(bar(Compare::AtLeast, 90).1, 11);
         assert_eq!(bar(Compare::AtLeast, i64::MAX).1, BAR);
         let (bands, filled) = bar(Compare::AtMost, 100);
-        assert_eq!((bands.as_str(), filled), ("ccchhhhhwwwwwwwwwiii", 17));
+        assert_eq!((bands.as_str(), filled), ("cccchhhhhwwwwwwwwwii", 18));
         assert_eq!(bar(Compare::AtMost, 1).1, 1, "a little is not nothing");
     }
 
