@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz lint doc ci clean
+.PHONY: help demo test e2e chaos mutations upgrade upgrade-dump bench bench-micro plots fuzz lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,8 +14,8 @@ demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forev
 # They mostly wait: more of them at once than there are processors.
 test: ## All tests, on a PostgreSQL that they start themselves
 	@scripts/tools cargo cc
-	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) \
-		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime \
+	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) && promtool=$$(scripts/promtool) \
+		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime PROMTOOL=$$promtool \
 		RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked
 
 e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; a page in a real Chromium
@@ -36,6 +36,19 @@ mutations: ## Builds that are wrong on purpose: the chaos runner must notice eac
 	@PG_BINDIR=$$(scripts/postgres) cargo test --locked --features chaos --target-dir "$$(scripts/target)/chaos" --test chaos -- \
 		--mutations yes
 
+# The version before; and the first one whose own tests passed, which has the schema of the first commit.
+PREVIOUS ?= ba179ae
+FIRST ?= 79a05b5
+
+upgrade: ## The version before and this one on one database, side by side (builds the former from the history)
+	@scripts/tools cargo cc
+	@bin=$$(scripts/postgres) && previous=$$(scripts/previous $(PREVIOUS)) && PG_BINDIR=$$bin PREVIOUS=$$previous \
+		cargo test --locked --test it -- --ignored --exact upgrade::the_version_before_and_this_one_side_by_side_lose_nothing_and_double_nothing
+
+upgrade-dump: ## Makes tests/it/upgrade/first.sql anew: a database of the first version, with data in it
+	@bin=$$(scripts/postgres) && first=$$(scripts/previous $(FIRST)) && PG_BINDIR=$$bin FIRST=$$first \
+		cargo test --locked --test it -- --ignored --exact upgrade::write_the_dump_of_the_first_version
+
 PAIRS ?= 5
 
 bench: ## What it costs and carries, beside other programs: ONLY=writes,latency PAIRS=5 JSON=figures.json (about an hour)
@@ -46,6 +59,11 @@ bench: ## What it costs and carries, beside other programs: ONLY=writes,latency 
 plots: ## docs/plots from what bench wrote: JSON=figures.json
 	@scripts/tools node
 	@scripts/plots "$(JSON)" docs/plots
+
+.PHONY: docs
+docs: ## docs/configuration.md from src/config/keys.rs
+	@cargo run --quiet --locked --bin items-listen -- config reference > docs/configuration.md.new
+	@mv docs/configuration.md.new docs/configuration.md
 
 fuzz: ## Every fuzz target for ten minutes (not part of ci)
 	@scripts/fuzz

@@ -8,6 +8,7 @@ mod init;
 mod install;
 mod recount;
 mod run;
+mod settings;
 mod status;
 mod terminal;
 mod test;
@@ -24,6 +25,7 @@ use crate::config::{self, Location};
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
+use crate::logging::LogFormat;
 use deliveries::Filter;
 
 /// Watches counts in PostgreSQL and publishes threshold alerts to Pusher-compatible endpoints.
@@ -34,6 +36,9 @@ struct Cli {
     location: LocationArgs,
     #[command(flatten)]
     trigger: TriggerArgs,
+    /// How log lines look, on stderr
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -98,6 +103,14 @@ enum Command {
         /// Install although a FOR ALL TABLES publication would carry our tables
         #[arg(long)]
         allow_publication: bool,
+    },
+    /// The configuration that is in force, with the source of each value; no secret is shown
+    Config {
+        #[command(subcommand)]
+        command: Option<settings::ConfigCommand>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Remove triggers and schema
     Uninstall,
@@ -204,7 +217,7 @@ pub fn main() -> ExitCode {
     }
     #[cfg(feature = "chaos")]
     crate::chaos::begin();
-    crate::logging::init();
+    crate::logging::init(cli.log_format);
     // One thread: it mostly waits, and each alert would otherwise be handed from thread to thread several times.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -232,15 +245,19 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     if let Some(Command::Test { files, json }) = &cli.command {
         return test::run(&location, files, *json);
     }
+    if let Some(Command::Config { command, json }) = cli.command {
+        return settings::run(&location, command, json);
+    }
     let config = config::load(&location)?;
     match cli.command {
         None | Some(Command::Run) => match cli.trigger.trigger {
             Some(count) => trigger::run(&config, count, &cli.trigger).await,
-            None => run::run(config).await,
+            None => run::run(&location, config).await,
         },
         Some(Command::Install { print, baseline, allow_publication }) => {
             install::run(&config, print, baseline, allow_publication).await
         }
+        Some(Command::Config { .. }) => Ok(0),
         Some(Command::Uninstall) => install::uninstall(&config).await,
         Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,
         Some(Command::Status(args)) => status::run(&config, args).await,

@@ -9,6 +9,7 @@ use super::{Daemon, POLL_WITHOUT_DOORBELL};
 use crate::config::{Doorbell as DoorbellMode, Install};
 use crate::db::migrate::{self, InstallLock};
 use crate::db::session::Purpose;
+use crate::dispatch::lock;
 use crate::engine::Served;
 use crate::error::Error;
 use crate::journal::{install, retire};
@@ -85,7 +86,8 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     if auto {
         let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();
         let mut client = locked(daemon, &mut session).await?;
-        for (id, name) in retire::strangers(&client, schema, &names).await? {
+        let own = lock(&daemon.process.instances).clone();
+        for (id, name) in retire::strangers(&client, schema, &names, &own).await? {
             retire::watch(&mut client, schema, id, &name).await?;
         }
     }

@@ -335,7 +335,7 @@ fn step(place: &Place<'_>, id: i32, kind: &str, events: &[&str], relations: &[&s
 /// Watches that are installed and in the configuration no more.
 async fn removed(client: &Client, place: &Place<'_>, findings: &mut Findings, seen: &mut Seen) -> Result<(), Error> {
     let names: Vec<String> = place.config.watches.iter().map(|watch| watch.name.clone()).collect();
-    for (id, name) in retire::strangers(client, place.schema, &names).await? {
+    for (id, name) in retire::strangers(client, place.schema, &names, &[]).await? {
         let triggers: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(place.schema, id, event)).collect();
         let count = "SELECT count(*) FROM pg_trigger WHERE tgname = ANY ($1) AND NOT tgisinternal";
         let count: i64 = client.query_one(count, &[&triggers]).await?.get(0);
