@@ -32,7 +32,7 @@ pub(super) async fn run(config: Config) -> Result<u8, Error> {
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!("{name}: finishing what is under way");
-        let _notified = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        daemon::systemd::stopping();
         stopping.cancel();
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), watches = config.watches.len(), config = config.file, "starting");
