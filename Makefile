@@ -14,8 +14,8 @@ demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forev
 # They mostly wait: more of them at once than there are processors.
 test: ## All tests, on a PostgreSQL that they start themselves
 	@scripts/tools cargo cc
-	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) \
-		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime \
+	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) && analyze=$$(scripts/systemd-analyze) \
+		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime SYSTEMD_ANALYZE=$$analyze \
 		RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked
 
 e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; a page in a real Chromium

@@ -14,6 +14,7 @@ mod read_watch;
 pub mod reader;
 mod rehearse;
 pub mod secret;
+mod secret_file;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -9,6 +9,8 @@ pub mod instance;
 mod keep;
 mod session;
 mod start;
+mod summary;
+pub mod systemd;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use crate::engine::Received;
 use crate::error::Error;
 use crate::retry::Retry;
 use health::Health;
+use systemd::Supervisor;
 
 /// The whole orderly end takes no longer than this.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -54,6 +57,8 @@ pub struct Daemon {
     pub dispatch: Dispatch,
     /// What `/readyz` says.
     pub health: Arc<Health>,
+    /// Whoever started us, and wants to know whether we are well.
+    pub supervisor: Arc<Supervisor>,
     /// Readings that were received and are not yet committed: they outlive the session that heard them.
     pub readings: Arc<std::sync::Mutex<Vec<Received>>>,
     /// Cancelled when the daemon is to end.
@@ -82,12 +87,14 @@ pub async fn run(config: Config, http: Option<TcpListener>, stop: CancellationTo
         instance,
         dispatch,
         health,
+        supervisor: Arc::new(Supervisor::from_environment()),
         readings: Arc::default(),
         stop,
     };
     if let Some(listener) = http {
         crate::http::serve(listener, &daemon);
     }
+    daemon.supervisor.status(&format!("connecting to {}", daemon.connector.describe()));
     let ended = sessions(&daemon).await;
     daemon.health.set_not_ready("stopping");
     daemon.dispatch.stop();
@@ -104,6 +111,7 @@ pub async fn run(config: Config, http: Option<TcpListener>, stop: CancellationTo
 async fn sessions(daemon: &Daemon) -> Result<(), Error> {
     let mut attempts = 0;
     while !daemon.stop.is_cancelled() {
+        daemon.supervisor.alive();
         let connected = daemon.health.connections();
         let error = match session::run(daemon).await {
             Ok(()) => return Ok(()),
@@ -124,6 +132,8 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
                 "no database session; trying again for as long as it takes"
             );
         }
+        // Started all the same: a database that is down is waited for, and no reason to start us again.
+        daemon.supervisor.started(&format!("no database session: {message}; trying again for as long as it takes"));
         let delay = RECONNECT.delay(attempts, rand::random(), None);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}

@@ -85,6 +85,13 @@ impl Health {
         lock(&self.degraded).remove(watch)
     }
 
+    /// The watches that cannot be served, by name.
+    pub fn degraded_watches(&self) -> Vec<String> {
+        let mut names: Vec<String> = lock(&self.degraded).iter().cloned().collect();
+        names.sort();
+        names
+    }
+
     /// A payload was neither a number nor an object with one.
     pub fn skip_payload(&self) -> u64 {
         self.skipped.fetch_add(1, Ordering::Relaxed) + 1

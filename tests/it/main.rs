@@ -28,6 +28,7 @@ mod recounting;
 mod review;
 mod ruletests;
 mod storms;
+mod systemd;
 mod triggers;
 mod writing;
 

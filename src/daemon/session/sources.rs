@@ -54,6 +54,7 @@ impl Pipeline<'_> {
                     .collect()
             };
             let taken = self.engine.receive(&now).await?;
+            self.daemon.supervisor.alive();
             // Those of the watches that wait stay where they are; the order matters along a watch alone.
             let mut evaluated = now[..taken].iter().map(|reading| reading.watch).collect::<Vec<_>>();
             lock(&self.daemon.readings).retain(|reading| match evaluated.iter().position(|watch| *watch == reading.watch) {
