@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz lint doc ci clean
+.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz deb package-test lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,14 @@ fuzz: ## Every fuzz target for ten minutes (not part of ci)
 bench-micro: ## What the pure parts cost: classify, step, template, sign, encode, parse (ONLY=part of a name)
 	@scripts/tools cargo cc
 	cargo bench --locked --bench micro -- $(ONLY)
+
+deb: ## The Debian package, into target/debian
+	@scripts/tools cargo cc
+	@scripts/deb
+
+package-test: ## The Debian package installed, started, upgraded and purged, under a systemd of its own (root; not part of ci)
+	@scripts/tools cargo cc
+	@tests/packaging/run
 
 lint: ## Formatting, clippy, rustdoc: warnings are errors
 	cargo fmt --check
