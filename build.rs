@@ -2,8 +2,6 @@
 //! the build runs, so the same sources give the same binary. Without git, as in a tarball, commit and date are
 //! "unknown".
 
-#![expect(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -6,7 +6,7 @@ use clap_complete::Shell;
 use crate::error::Error;
 
 const NAME: &str = "items-listen";
-/// In bash's script clap_complete 4.6 spells a program with a dash in its name in two ways, so that nothing is completed
+/// In bash's script `clap_complete` 4.6 spells a program with a dash in its name in two ways, so that nothing is completed
 /// after a command. It gets a name without one, and the script is then registered for ours.
 const NAME_FOR_BASH: &str = "items_listen";
 

@@ -8,7 +8,7 @@
 //! * Until `READY=1` each turn asks for more time instead: counting a large table for the first time is no failed start.
 //! * A reload says `RELOADING=1` first and `READY=1` when it is over, whatever came of it.
 //!
-//! Without `NOTIFY_SOCKET` in the environment, nobody is told anything. See systemd's sd_notify(3).
+//! Without `NOTIFY_SOCKET` in the environment, nobody is told anything. See systemd's `sd_notify(3)`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
