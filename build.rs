@@ -38,15 +38,20 @@ fn commit(root: &Path) -> Option<(String, String)> {
 }
 
 /// Runs again when another commit is checked out, or one is made, and not whenever some branch moves. HEAD's own log
-/// grows with each; where none is kept, HEAD, the branch that it names, and the file of packed branches say it.
+/// grows with each; where none is kept, the branch that HEAD names, and the file of packed branches, say it.
 fn watch_head(root: &Path, git: &dyn Fn(&[&str]) -> Option<String>) {
-    let mut names = vec!["HEAD".to_owned(), "logs/HEAD".to_owned(), "packed-refs".to_owned()];
-    names.extend(git(&["symbolic-ref", "--quiet", "HEAD"]));
-    for path in names.iter().filter_map(|name| git(&["rev-parse", "--git-path", name])).map(|path| root.join(path)) {
-        // Of a file that is not there cargo would say on every build that it has changed.
-        if path.exists() {
-            println!("cargo::rerun-if-changed={}", path.display());
-        }
+    let path = |name: &str| git(&["rev-parse", "--git-path", name]).map(|path| root.join(path)).filter(|path| path.exists());
+    let changes_with_it = match path("logs/HEAD") {
+        Some(log) => vec![log],
+        None => git(&["symbolic-ref", "--quiet", "HEAD"])
+            .iter()
+            .filter_map(|branch| path(branch))
+            .chain(path("packed-refs"))
+            .collect(),
+    };
+    // Only what is there: of a file that is not, cargo would say on every build that it has changed.
+    for path in path("HEAD").into_iter().chain(changes_with_it) {
+        println!("cargo::rerun-if-changed={}", path.display());
     }
 }
 

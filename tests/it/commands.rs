@@ -257,8 +257,8 @@ async fn the_version_says_what_was_built_from_what() {
         let output = Command::new("git").arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(arguments).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let top = git(&["rev-parse", "--show-toplevel"])
-        .is_some_and(|top| std::path::Path::new(&top) == std::path::Path::new(env!("CARGO_MANIFEST_DIR")));
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().expect("it is there");
+    let top = git(&["rev-parse", "--show-toplevel"]).is_some_and(|top| std::fs::canonicalize(top).is_ok_and(|top| top == root));
     let head = git(&["rev-parse", "--short=9", "HEAD"]).filter(|_| top);
     assert_eq!(commit.trim_end_matches("-dirty"), head.as_deref().unwrap_or("unknown"));
     assert_eq!(date, git(&["log", "-1", "--format=%cs"]).filter(|_| top).as_deref().unwrap_or("unknown"));

@@ -95,7 +95,9 @@ async fn a_pipeline_that_does_not_turn_gives_no_sign_of_life_although_the_sessio
     // A timer would give one in 200 ms.
     systemd.until(WATCHDOG).await;
     let still = database.client.query(waits, &[]).await.expect("the question");
-    assert!(still.iter().all(|row| row.get::<_, i32>(0) != held), "a sign of life while the pipeline waits");
+    let waiting = still.iter().any(|row| row.get::<_, i32>(0) == held);
+    // (Unless the session was lost meanwhile, on a machine that is slow enough: then nobody waits for the server's process.)
+    assert!(!waiting || daemon.lines("no database session") > 0, "a sign of life while the pipeline waits");
     other.batch_execute("ROLLBACK").await.expect("the row is let go");
     exact(&database, "orders", TRUE_ORDERS).await;
     for _ in 0..5 {
@@ -193,6 +195,13 @@ fn a_fold_that_takes_as_long_as_it_may_is_over_before_the_watchdog() {
         assert!(watchdog > SILENCE_MAX + std::time::Duration::from_secs(1), "{name}: {watchdog:?}, {SILENCE_MAX:?}");
         assert!(text.contains(&format!("less than {} s", SILENCE_MAX.as_secs())), "{name}: the comment");
     }
+}
+
+#[test]
+fn the_package_has_the_version_of_the_program() {
+    let changelog = std::fs::read_to_string(systemd_directory().with_file_name("packaging").join("debian/changelog"));
+    let newest = concat!("items-listen (", env!("CARGO_PKG_VERSION"), "-");
+    assert!(changelog.is_ok_and(|changelog| changelog.starts_with(newest)), "packaging/debian/changelog: {newest}1) is missing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
