@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations bench bench-micro plots fuzz deb package-test lint doc ci clean
+.PHONY: help demo test e2e chaos mutations upgrade upgrade-dump bench bench-micro plots fuzz deb package-test lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,8 +14,9 @@ demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forev
 # They mostly wait: more of them at once than there are processors.
 test: ## All tests, on a PostgreSQL that they start themselves
 	@scripts/tools cargo cc
-	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) && analyze=$$(scripts/systemd-analyze) \
-		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime SYSTEMD_ANALYZE=$$analyze \
+	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) && promtool=$$(scripts/promtool) \
+		&& analyze=$$(scripts/systemd-analyze) \
+		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime PROMTOOL=$$promtool SYSTEMD_ANALYZE=$$analyze \
 		RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked
 
 e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; a page in a real Chromium
@@ -35,6 +36,19 @@ mutations: ## Builds that are wrong on purpose: the chaos runner must notice eac
 	@scripts/tools cargo cc
 	@PG_BINDIR=$$(scripts/postgres) cargo test --locked --features chaos --target-dir "$$(scripts/target)/chaos" --test chaos -- \
 		--mutations yes
+
+# What was in force before the newest migration but one, and the first program that there was.
+PREVIOUS ?= ba179ae
+FIRST ?= a7c0a7c
+
+upgrade: ## The version before and this one on one database, side by side (builds the former from the history)
+	@scripts/tools cargo cc
+	@bin=$$(scripts/postgres) && previous=$$(scripts/previous $(PREVIOUS)) && PG_BINDIR=$$bin PREVIOUS=$$previous \
+		cargo test --locked --test it -- --ignored --exact upgrade::the_version_before_and_this_one_side_by_side_lose_nothing_and_double_nothing
+
+upgrade-dump: ## Makes tests/it/upgrade/first.sql anew: a database of the first version, with data in it
+	@bin=$$(scripts/postgres) && first=$$(scripts/previous $(FIRST)) && PG_BINDIR=$$bin FIRST=$$first \
+		cargo test --locked --test it -- --ignored --exact upgrade::write_the_dump_of_the_first_version
 
 PAIRS ?= 5
 

@@ -51,7 +51,7 @@ impl Mutation {
 }
 
 /// The points there are: the runner fails if one of them was never reached with a kill.
-pub const POINTS: [&str; 23] = [
+pub const POINTS: [&str; 25] = [
     "session.entered",
     "session.listening",
     "session.beat",
@@ -74,6 +74,8 @@ pub const POINTS: [&str; 23] = [
     "send.after",
     "settle.before",
     "settle.after",
+    "reload.built",
+    "reload.swapped",
     "stop.drained",
 ];
 

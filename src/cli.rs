@@ -25,6 +25,7 @@ use crate::config::{self, Location};
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
+use crate::logging::LogFormat;
 use crate::version;
 use deliveries::Filter;
 
@@ -36,6 +37,9 @@ struct Cli {
     location: LocationArgs,
     #[command(flatten)]
     trigger: TriggerArgs,
+    /// How log lines look, on stderr
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -227,7 +231,7 @@ pub fn main() -> ExitCode {
     }
     #[cfg(feature = "chaos")]
     crate::chaos::begin();
-    crate::logging::init();
+    crate::logging::init(cli.log_format);
     // One thread: it mostly waits, and each alert would otherwise be handed from thread to thread several times.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -265,7 +269,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     match cli.command {
         None | Some(Command::Run) => match cli.trigger.trigger {
             Some(count) => trigger::run(&config, count, &cli.trigger).await,
-            None => run::run(config).await,
+            None => run::run(&location, config).await,
         },
         Some(Command::Install { print, baseline, allow_publication }) => {
             install::run(&config, print, baseline, allow_publication).await

@@ -1,21 +1,27 @@
 //! The daemon: sessions that come and go, tasks that stay, and an orderly end.
 //!
-//! What survives a lost database connection (the dispatcher's memory, the HTTP listener) is started once;
-//! everything that holds a lock or a snapshot belongs to one `session` and goes with it.
+//! What survives a lost database connection (the dispatcher's memory, the HTTP listener) is started once per
+//! configuration; everything that holds a lock or a snapshot belongs to one `session` and goes with it. A reload is a
+//! rolling restart inside the process: the next daemon is built whole, the session of the one before it ends in order,
+//! and what that one has under way it finishes beside its successor, as another replica would.
 
 pub mod health;
 mod housekeeping;
 pub mod instance;
 mod keep;
+pub mod reload;
 mod session;
 mod start;
 mod summary;
 pub mod systemd;
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,11 +30,13 @@ use crate::config::{Config, Database};
 use crate::db::pool::Pool;
 use crate::db::schema::Schema;
 use crate::db::session::Connector;
-use crate::dispatch::{Context, Dispatch};
+use crate::dispatch::{Context, Dispatch, Running, lock};
 use crate::engine::Received;
 use crate::error::Error;
+use crate::metrics::{self, Exporter};
 use crate::retry::Retry;
 use health::Health;
+use reload::Reloads;
 use systemd::Supervisor;
 
 /// The whole orderly end takes no longer than this.
@@ -38,7 +46,7 @@ const POLL_WITHOUT_DOORBELL: Duration = Duration::from_millis(50);
 /// Between two tries to reach the database.
 const RECONNECT: Retry = Retry { initial: Duration::from_millis(100), max: Duration::from_secs(5), give_up_after: Duration::MAX };
 
-/// What all of the daemon's parts share.
+/// What all of the daemon's parts share, for as long as one configuration is in force.
 #[derive(Clone)]
 pub struct Daemon {
     /// The configuration.
@@ -51,73 +59,157 @@ pub struct Daemon {
     pub schema: Schema,
     /// Ordinary sessions.
     pub pool: Pool,
-    /// This process.
+    /// Under this name it is in the database.
     pub instance: Uuid,
     /// The endpoints' tasks.
     pub dispatch: Dispatch,
+    /// Whether this configuration has had a session yet.
+    pub entered: Arc<AtomicBool>,
+    /// What stays, whatever the configuration.
+    pub process: Process,
     /// What `/readyz` says.
     pub health: Arc<Health>,
-    /// Whoever started us, and wants to know whether we are well.
-    pub supervisor: Arc<Supervisor>,
-    /// Readings that were received and are not yet committed: they outlive the session that heard them.
-    pub readings: Arc<std::sync::Mutex<Vec<Received>>>,
-    /// Cancelled when the daemon is to end.
+    /// Cancelled when the daemon, or this configuration, is to end.
     pub stop: CancellationToken,
 }
 
-/// Runs the daemon until `stop` is cancelled; a database that is down is retried for ever.
+/// What belongs to the process, and outlives a reload.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// What `/readyz` says.
+    pub health: Arc<Health>,
+    /// Whoever started this process, and watches over it.
+    pub supervisor: Arc<Supervisor>,
+    /// Readings that were received and are not yet committed: they outlive the session that heard them.
+    pub readings: Arc<Mutex<Vec<Received>>>,
+    /// The names under which this process is, or was, in the database: one per configuration.
+    pub instances: Arc<Mutex<Vec<Uuid>>>,
+    /// Cancelled when the process is to end.
+    pub stop: CancellationToken,
+}
+
+impl Daemon {
+    /// Builds everything that a configuration needs and that nothing outside this process is asked for. Its endpoints'
+    /// tasks run, and have nothing to do yet.
+    ///
+    /// # Errors
+    /// A configuration that names no database, certificates that cannot be read, an HTTP client that cannot be made.
+    pub fn build(config: Config, process: &Process) -> Result<(Daemon, Running), Error> {
+        let database = config.require_database()?.clone();
+        let connector = Connector::new(&database.url, &database.schema)?;
+        let schema = Schema::new(&database.schema);
+        let pool = Pool::new(&connector, database.pool_size)?;
+        let instance = Uuid::now_v7();
+        let context = Context { pool: pool.clone(), schema: schema.clone(), instance };
+        let (dispatch, running) = Dispatch::start(&config.endpoints, &context)?;
+        lock(&process.instances).push(instance);
+        metrics::configured(&config);
+        let daemon = Daemon {
+            config: Arc::new(config),
+            database,
+            connector,
+            schema,
+            pool,
+            instance,
+            dispatch,
+            entered: Arc::default(),
+            health: Arc::clone(&process.health),
+            process: process.clone(),
+            stop: process.stop.child_token(),
+        };
+        Ok((daemon, running))
+    }
+}
+
+/// The daemon that is in force: another one after each reload.
+#[derive(Clone)]
+pub struct Current(Arc<Mutex<Daemon>>);
+
+impl Current {
+    /// The daemon, now. Not to be kept: the next reload makes another one.
+    pub fn daemon(&self) -> Daemon {
+        lock(&self.0).clone()
+    }
+}
+
+/// Runs the daemon until the process is to end; a database that is down is retried for ever.
 ///
 /// # Errors
 /// A configuration that names no database, or a schema that is newer than the program.
-pub async fn run(config: Config, http: Option<TcpListener>, stop: CancellationToken) -> Result<(), Error> {
-    let database = config.require_database()?.clone();
-    let connector = Connector::new(&database.url, &database.schema)?;
-    let schema = Schema::new(&database.schema);
-    let pool = Pool::new(&connector, database.pool_size)?;
-    let instance = Uuid::now_v7();
-    let context = Context { pool: pool.clone(), schema: schema.clone(), instance };
-    let (dispatch, running) = Dispatch::start(&config.endpoints, &context)?;
-    let health = Arc::new(Health::new());
-    let daemon = Daemon {
-        config: Arc::new(config),
-        database,
-        connector,
-        schema,
-        pool,
-        instance,
-        dispatch,
-        health,
-        supervisor: Arc::new(Supervisor::from_environment()),
-        readings: Arc::default(),
-        stop,
+pub async fn run(
+    config: Config,
+    http: Option<(TcpListener, Exporter)>,
+    process: Process,
+    mut reloads: Reloads,
+) -> Result<(), Error> {
+    let (mut daemon, mut running) = Daemon::build(config, &process)?;
+    let current = Current(Arc::new(Mutex::new(daemon.clone())));
+    if let Some((listener, exporter)) = http {
+        crate::http::serve(listener, current.clone(), exporter, process.stop.clone());
+    }
+    process.supervisor.status(&format!("connecting to {}", daemon.connector.describe()));
+    let mut former = JoinSet::new();
+    let ended = loop {
+        let (next, next_running) = match Box::pin(until_reload(&daemon, &mut reloads)).await {
+            Ok(Some(next)) => next,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        };
+        *lock(&current.0) = next.clone();
+        point!("reload.swapped");
+        systemd::ready("reloaded: counting and folding what is there");
+        let (before, before_running) = (std::mem::replace(&mut daemon, next), std::mem::replace(&mut running, next_running));
+        // What it has under way it finishes beside its successor: an endpoint that hangs holds no reload up.
+        former.spawn(leave(before, before_running));
     };
-    if let Some(listener) = http {
-        crate::http::serve(listener, &daemon);
-    }
-    daemon.supervisor.status(&format!("connecting to {}", daemon.connector.describe()));
-    let ended = sessions(&daemon).await;
-    daemon.health.set_not_ready("stopping");
-    daemon.dispatch.stop();
-    running.wait(DRAIN_MAX).await;
+    process.health.set_not_ready("stopping");
+    former.spawn(leave(daemon, running));
+    former.join_all().await;
     point!("stop.drained");
-    if let Err(error) = tokio::time::timeout(Duration::from_secs(1), instance::leave(&daemon)).await.unwrap_or(Ok(())) {
-        tracing::debug!(%error, "leaving");
-    }
     tracing::info!("stopped");
     ended
+}
+
+/// Lets the endpoints' tasks finish what is under way, and takes the instance out of the database.
+async fn leave(daemon: Daemon, running: Running) {
+    daemon.dispatch.stop();
+    running.wait(DRAIN_MAX).await;
+    let left = tokio::time::timeout(Duration::from_secs(1), instance::leave(&daemon)).await;
+    if let Err(error) = left.unwrap_or(Ok(())) {
+        tracing::debug!(%error, "leaving");
+    }
+}
+
+/// Goes through sessions until the daemon is to end, or a successor is built; then the last session has ended in order.
+async fn until_reload(daemon: &Daemon, reloads: &mut Reloads) -> Result<Option<(Daemon, Running)>, Error> {
+    let mut sessions = pin!(sessions(daemon));
+    let next = tokio::select! {
+        ended = &mut sessions => return ended.map(|()| None),
+        next = reloads.next(daemon) => next,
+    };
+    point!("reload.built");
+    daemon.stop.cancel();
+    if let Err(error) = sessions.await {
+        tracing::debug!(%error, "the session before the reload");
+    }
+    // Not before: whoever folds to the end says that it is ready.
+    daemon.health.set_not_ready("reloading the configuration");
+    daemon.dispatch.doubted().into_iter().for_each(|token| next.0.dispatch.doubt(token));
+    Ok(Some(next))
 }
 
 /// One session after another, until the daemon is to end.
 async fn sessions(daemon: &Daemon) -> Result<(), Error> {
     let mut attempts = 0;
     while !daemon.stop.is_cancelled() {
-        daemon.supervisor.alive();
+        daemon.process.supervisor.alive();
         let connected = daemon.health.connections();
         let error = match session::run(daemon).await {
             Ok(()) => return Ok(()),
             Err(error @ (Error::SchemaTooNew { .. } | Error::Config(_))) => return Err(error),
             Err(error) => error,
         };
+        metrics::connected(false);
         // If one connection was silent, so may the others be.
         daemon.pool.renew();
         // A session that once listened resets the back-off, however it ended.
@@ -133,7 +225,7 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
             );
         }
         // Started all the same: a database that is down is waited for, and no reason to start us again.
-        daemon.supervisor.started(&format!("no database session: {message}; trying again for as long as it takes"));
+        daemon.process.supervisor.started(&format!("no database session: {message}; trying again for as long as it takes"));
         let delay = RECONNECT.delay(attempts, rand::random(), None);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}

@@ -18,6 +18,7 @@ mod digest;
 pub mod facts;
 mod receive;
 mod refusal;
+mod said;
 pub(crate) mod tell;
 mod telling;
 mod told;

@@ -1,22 +1,26 @@
-//! Our own HTTP listener: `/healthz`, `/readyz` and `/api/status`. It changes nothing.
+//! Our own HTTP listener: `/healthz`, `/readyz`, `/metrics` and `/api/status`. It changes nothing.
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use crate::daemon::Daemon;
+use crate::daemon::Current;
+use crate::metrics::Exporter;
 
-/// Serves until the daemon ends.
-pub fn serve(listener: TcpListener, daemon: &Daemon) {
-    let stop = daemon.stop.clone();
+/// Serves until the process is to end.
+pub fn serve(listener: TcpListener, current: Current, exporter: Exporter, stop: CancellationToken) {
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state((current.clone(), exporter));
     let app = Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
-        .with_state(daemon.clone());
+        .with_state(current)
+        .merge(metrics);
     tokio::spawn(async move {
         let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
         if let Err(error) = served {
@@ -25,7 +29,8 @@ pub fn serve(listener: TcpListener, daemon: &Daemon) {
     });
 }
 
-async fn ready(State(daemon): State<Daemon>) -> impl IntoResponse {
+async fn ready(State(current): State<Current>) -> impl IntoResponse {
+    let daemon = current.daemon();
     if daemon.health.is_ready() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
@@ -33,9 +38,17 @@ async fn ready(State(daemon): State<Daemon>) -> impl IntoResponse {
     }
 }
 
-async fn status(State(daemon): State<Daemon>) -> impl IntoResponse {
+async fn status(State(current): State<Current>) -> impl IntoResponse {
+    let daemon = current.daemon();
     match daemon.pool.run(async |client| crate::status::read(client, &daemon.schema).await).await {
         Ok(status) => (StatusCode::OK, Json(serde_json::to_value(status).unwrap_or_default())),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": error.to_string() }))),
     }
+}
+
+/// The content type of Prometheus' text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+async fn metrics(State((current, exporter)): State<(Current, Exporter)>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, METRICS_TYPE)], exporter.render(&current.daemon()).await)
 }

@@ -31,8 +31,8 @@
 //! 6. **[`dispatch`]**: what a fold has just committed goes straight from its memory to the endpoint's task; what failed,
 //!    and what others left behind, is claimed from the outbox. Signed anew on every attempt ([`pusher`]), tried again
 //!    with back-off ([`retry`]), settled; and only then does its lane go on.
-//! 7. **[`daemon`]** holds it together: sessions that come and go, tasks that stay, an orderly end. [`http`] and [`status`]
-//!    say how it is; [`cli`] is the command line. [`ruletest`] runs a configuration's rules without any of it, in virtual time.
+//! 7. **[`daemon`]** holds it together: sessions that come and go, tasks that stay, an orderly end. [`http`], [`metrics`] and
+//!    [`status`] say how it is; [`cli`] is the command line. [`ruletest`] runs a configuration's rules without any of it, in virtual time.
 //!
 //! Pure modules, which know no clock, no I/O and no tokio: [`severity`], [`evaluate`], [`storm`], [`coalesce`], [`lookup`], [`json`],
 //! [`retry`], [`pusher::sign`], [`pusher::encrypt`],
@@ -69,6 +69,7 @@ pub mod ruletest;
 
 pub mod daemon;
 pub mod http;
+pub mod metrics;
 pub mod status;
 
 pub mod chaos;

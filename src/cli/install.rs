@@ -42,7 +42,7 @@ pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publ
         }
     }
     let names: Vec<String> = config.watches.iter().map(|watch| watch.name.clone()).collect();
-    for (id, name) in retire::strangers(&client, &schema, &names).await? {
+    for (id, name) in retire::strangers(&client, &schema, &names, &[]).await? {
         retire::watch(&mut client, &schema, id, &name).await?;
         super::print(&format!("{name}: removed, it is not in the configuration"));
     }

@@ -1,16 +1,22 @@
 //! `items-listen [run]`
 
+use std::sync::Arc;
+
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
-use crate::config::Config;
-use crate::daemon;
+use crate::config::{Config, Location};
+use crate::daemon::reload::Reloads;
+use crate::daemon::{self, Process};
 use crate::error::Error;
 
-/// Runs the daemon until SIGTERM or SIGINT.
-pub(super) async fn run(config: Config) -> Result<u8, Error> {
+/// Runs the daemon until SIGTERM or SIGINT; SIGHUP reloads the configuration from where it came.
+pub(super) async fn run(location: &Location, config: Config) -> Result<u8, Error> {
     config.require_database()?;
+    // Before anybody can see that it runs: a signal from then on is heeded.
+    let process = Process::default();
+    let reloads = heed_signals(location, &process).map_err(|error| Error::Failed(format!("signals: {error}")))?;
     let http = match config.http {
         None => None,
         Some(address) => {
@@ -18,23 +24,32 @@ pub(super) async fn run(config: Config) -> Result<u8, Error> {
             let listener = TcpListener::bind(address).await.map_err(cannot)?;
             let bound = listener.local_addr().map_err(cannot)?;
             tracing::info!(addr = bound.to_string(), "listening for HTTP");
-            Some(listener)
+            // Nobody can ask for metrics where there is no listener: then nothing is counted.
+            Some((listener, crate::metrics::begin()?))
         }
     };
-    let stop = CancellationToken::new();
-    let cannot = |error| Error::Failed(format!("signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    let stopping = stop.clone();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), watches = config.watches.len(), config = config.file, "starting");
+    Box::pin(daemon::run(config, http, process, reloads)).await.map(|()| 0)
+}
+
+fn heed_signals(location: &Location, process: &Process) -> std::io::Result<Reloads> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (stop, asked) = (process.stop.clone(), Arc::new(Notify::new()));
+    let reloads = Reloads::new(location.clone(), Arc::clone(&asked));
     tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        let name = loop {
+            tokio::select! {
+                _ = terminate.recv() => break "SIGTERM",
+                _ = interrupt.recv() => break "SIGINT",
+                // Several before the first is heeded are one.
+                _ = hangup.recv() => asked.notify_one(),
+            }
         };
         tracing::info!("{name}: finishing what is under way");
         daemon::systemd::stopping();
-        stopping.cancel();
+        stop.cancel();
     });
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), watches = config.watches.len(), config = config.file, "starting");
-    Box::pin(daemon::run(config, http, stop)).await.map(|()| 0)
+    Ok(reloads)
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::dispatch::lock;
@@ -19,7 +20,19 @@ pub struct Health {
     degraded: Mutex<HashSet<String>>,
     connections: AtomicU64,
     skipped: AtomicU64,
+    reload: Mutex<Option<Reload>>,
     changed: Notify,
+}
+
+/// The last reload that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Its configuration is in force.
+    pub successful: bool,
+    /// When.
+    pub at: Timestamp,
+    /// When one last was in force.
+    pub succeeded_at: Option<Timestamp>,
 }
 
 impl Health {
@@ -90,6 +103,25 @@ impl Health {
         let mut names: Vec<String> = lock(&self.degraded).iter().cloned().collect();
         names.sort();
         names
+    }
+
+    /// Forgets watches that are no longer configured.
+    pub fn forget_watches_but<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        let names: HashSet<&str> = names.collect();
+        lock(&self.degraded).retain(|name| names.contains(name.as_str()));
+    }
+
+    /// A reload was asked for, and this became of it.
+    pub fn reloaded(&self, successful: bool) {
+        let mut reload = lock(&self.reload);
+        let at = Timestamp::now();
+        let before = reload.and_then(|before| before.succeeded_at);
+        *reload = Some(Reload { successful, at, succeeded_at: if successful { Some(at) } else { before } });
+    }
+
+    /// The last reload, if one was asked for.
+    pub fn reload(&self) -> Option<Reload> {
+        *lock(&self.reload)
     }
 
     /// A payload was neither a number nor an object with one.

@@ -4,6 +4,7 @@
 //! namespace it can be known for certain that it has ended; what was leased to it is then free at once, so
 //! that a daemon that was killed and started again does not wait for its own leases.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -68,8 +69,8 @@ pub fn has_ended(process: &str) -> bool {
 /// The database cannot be reached.
 pub async fn enter(client: &Client, daemon: &Daemon) -> Result<(), Error> {
     bury(client, &daemon.schema).await?;
-    if daemon.health.connections() == 0 {
-        // A start is a reload: what was refused may have been mended, so it is probed at once.
+    if !daemon.entered.swap(true, Ordering::AcqRel) {
+        // At a start, and after a reload: what was refused may have been mended, so it is probed at once.
         let probe = daemon.schema.sql("UPDATE items_listen.endpoint SET until = NULL WHERE state = 'paused' AND name = ANY ($1)");
         client.execute(probe.as_str(), &[&daemon.dispatch.names().collect::<Vec<_>>()]).await?;
     }

@@ -16,6 +16,7 @@ use crate::engine::Served;
 use crate::error::Error;
 use crate::journal::install::{self, Installed};
 use crate::journal::recount::{self, Outcome};
+use crate::metrics;
 use crate::watch::Watch;
 
 /// After an error, and after every further one doubled.
@@ -182,6 +183,7 @@ impl Keeper {
         match result {
             Ok(Success::Recounted(Outcome::Done { corrected })) => {
                 self.recovered(kind, id).await;
+                metrics::recounted(&self.name(id), true);
                 tracing::info!(watch = self.name(id), corrected, "counted");
                 News::Look
             }
@@ -245,6 +247,9 @@ impl Keeper {
         if gave_way {
             tracing::info!(watch = self.name(id), "the recount is put off: {error}");
             return;
+        }
+        if kind == Kind::Recount {
+            metrics::recounted(&self.name(id), false);
         }
         let error = error.to_string();
         self.degrade(id, &error);

@@ -26,6 +26,7 @@ use crate::dispatch::lock;
 use crate::engine::{Engine, Folded, Served};
 use crate::error::Error;
 use crate::journal::fold::Snapshot;
+use crate::metrics;
 use crate::source::doorbell::{ARM_TRIES, Bell, Doorbell, Stream};
 use crate::source::listen::{self, Listening};
 use crate::source::poll::{self, Beat, Telling};
@@ -53,17 +54,20 @@ const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs until the session is lost or the daemon is to end.
 pub(super) async fn run(daemon: &Daemon) -> Result<(), Error> {
-    let Prepared { pipeline, beating } = tokio::select! {
+    let Prepared { mut pipeline, beating } = tokio::select! {
         prepared = prepare(daemon) => prepared?,
         // Nothing is under way yet that would have to be finished.
         () = daemon.stop.cancelled() => return Ok(()),
     };
     let lost = pipeline.listening.lost.clone();
-    tokio::select! {
+    let ended = tokio::select! {
         ended = pipeline.run() => ended,
         ended = beating => ended.and(Err(Error::Unavailable("the beat ended".to_owned()))),
         () = lost.cancelled() => Err(Error::Unavailable("the listening connection was lost".to_owned())),
-    }
+    };
+    // What was heard outlives the session that heard it.
+    pipeline.hear_all();
+    ended
 }
 
 struct Prepared<'a, B> {
@@ -105,7 +109,8 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         found,
     );
     daemon.health.connected();
-    daemon.supervisor.status("connected: counting and folding what is there");
+    metrics::connected(true);
+    daemon.process.supervisor.status("connected: counting and folding what is there");
     let engine = Engine::open(
         &daemon.connector,
         &daemon.schema,
@@ -206,16 +211,24 @@ struct Pipeline<'a> {
 }
 
 impl Pipeline<'_> {
-    async fn run(mut self) -> Result<(), Error> {
+    async fn run(&mut self) -> Result<(), Error> {
         self.serve_sources().await?;
         self.doorbell.wake().await?;
         loop {
             self.work().await?;
             if self.daemon.stop.is_cancelled() {
-                return Ok(());
+                return self.end().await;
             }
             self.rest().await?;
         }
+    }
+
+    /// The orderly end: what was heard is evaluated, and whoever comes next need not wait for the server to notice that this
+    /// session is gone.
+    async fn end(&mut self) -> Result<(), Error> {
+        self.hear_all();
+        self.receive().await?;
+        Ok(self.listening.client.batch_execute("UNLISTEN *; SELECT pg_advisory_unlock_all()").await?)
     }
 
     /// Folds until the journal is dry, and for as long as so much is committed that it soon is not.
@@ -250,11 +263,15 @@ impl Pipeline<'_> {
             self.whole_scan_at = Instant::now() + WHOLE_SCAN_EVERY;
             self.engine.forget_snapshot();
         }
+        let began = Instant::now();
         let folded = tokio::time::timeout(FOLD_PATIENCE, self.engine.fold());
         let silent = |_| Error::Unavailable(format!("the folding session has not come to an end for {FOLD_PATIENCE:?}"));
         let work = match folded.await.map_err(silent)?? {
             Folded::Busy => Work::Busy,
             Folded::Done { rows, complete, more, marked } => {
+                if rows > 0 {
+                    metrics::folded(rows, began.elapsed());
+                }
                 self.keeper.recount(&marked);
                 self.marked = marked;
                 if complete && !more {
@@ -269,7 +286,7 @@ impl Pipeline<'_> {
             }
         };
         self.tell();
-        self.daemon.supervisor.alive();
+        self.daemon.process.supervisor.alive();
         Ok(work)
     }
 
@@ -305,7 +322,7 @@ impl Pipeline<'_> {
                 tracing::info!(database = daemon.connector.describe(), "the database is back");
             }
             daemon.health.set_ready();
-            self.daemon.supervisor.started("ready");
+            self.daemon.process.supervisor.started("ready");
             self.reporter.now();
         }
         Ok(())
@@ -398,9 +415,7 @@ impl Pipeline<'_> {
             }
             () = tokio::time::sleep_until(retry) => {}
         }
-        while let Ok(notification) = self.listening.heard.try_recv() {
-            self.hear(notification);
-        }
+        self.hear_all();
         if self.deadline_at.is_some_and(|at| at <= Instant::now()) {
             self.deadline_at = None;
             self.look = true;
@@ -412,12 +427,13 @@ impl Pipeline<'_> {
         }
         self.reporter.report(self.daemon);
         // Here, and not by a timer: what is said is that the pipeline still turns.
-        self.daemon.supervisor.alive();
+        self.daemon.process.supervisor.alive();
         Ok(())
     }
 
     async fn on_beat(&mut self, beat: Beat) -> Result<(), Error> {
         point!("session.beat");
+        metrics::beat(beat.queue_usage);
         if !beat.listening && !chaos::is(Mutation::ListenAfterFold) {
             tracing::warn!("this session no longer listened; listening again");
             self.listening.client.batch_execute(&format!("LISTEN {}", self.daemon.schema.name())).await?;

@@ -9,6 +9,7 @@ use super::{Daemon, POLL_WITHOUT_DOORBELL};
 use crate::config::{Doorbell as DoorbellMode, Install};
 use crate::db::migrate::{self, InstallLock};
 use crate::db::session::Purpose;
+use crate::dispatch::lock;
 use crate::engine::Served;
 use crate::error::Error;
 use crate::journal::{install, retire};
@@ -38,7 +39,7 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     if auto && !is_newest {
         let mut patient = daemon.connector.session(Purpose::Migrate).await?;
         let lock = InstallLock::take(&patient, schema).await?;
-        daemon.supervisor.alive_during(migrate::run(&mut patient, schema)).await?;
+        daemon.process.supervisor.alive_during(migrate::run(&mut patient, schema)).await?;
         lock.release(&patient).await;
     } else if !is_newest {
         return Err(Error::Failed(
@@ -55,7 +56,7 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     }
     let mut session = Some(client);
     for watch in daemon.config.watches.iter() {
-        daemon.supervisor.alive();
+        daemon.process.supervisor.alive();
         let installed = if auto {
             ensure(daemon, &mut session, watch, &in_place).await
         } else {
@@ -86,7 +87,8 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     if auto {
         let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();
         let mut client = locked(daemon, &mut session).await?;
-        for (id, name) in retire::strangers(&client, schema, &names).await? {
+        let own = lock(&daemon.process.instances).clone();
+        for (id, name) in retire::strangers(&client, schema, &names, &own).await? {
             retire::watch(&mut client, schema, id, &name).await?;
         }
     }

@@ -26,6 +26,8 @@ struct Summary {
     dead: i64,
     /// `main paused: auth`.
     troubles: Vec<String>,
+    /// The last reload was refused.
+    refused: bool,
     /// The outbox is a copy of another database's, and nothing is sent.
     held: bool,
 }
@@ -48,14 +50,14 @@ impl Reporter {
     pub(super) fn report(&mut self, daemon: &Daemon) {
         while self.work.try_join_next().is_some() {}
         let due = self.due_at.is_some_and(|at| at <= Instant::now());
-        if !due || !daemon.supervisor.is_present() || !self.work.is_empty() {
+        if !due || !daemon.process.supervisor.is_present() || !self.work.is_empty() {
             return;
         }
         self.due_at = Some(Instant::now() + REPORT_EVERY);
         let daemon = daemon.clone();
         self.work.spawn(async move {
             match summary(&daemon).await {
-                Ok(summary) => daemon.supervisor.status(&summary.to_string()),
+                Ok(summary) => daemon.process.supervisor.status(&summary.to_string()),
                 // The session is lost, or soon will be: whoever holds it says so.
                 Err(error) => tracing::debug!(%error, "the status line"),
             }
@@ -78,6 +80,7 @@ async fn summary(daemon: &Daemon) -> Result<Summary, Error> {
             .and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
         dead: row.get("dead"),
         troubles: row.get::<_, Option<_>>("troubles").unwrap_or_default(),
+        refused: daemon.health.reload().is_some_and(|reload| !reload.successful),
         held: daemon.dispatch.is_held(),
     })
 }
@@ -101,6 +104,9 @@ impl fmt::Display for Summary {
         }
         for trouble in &self.troubles {
             write!(f, "; {trouble}")?;
+        }
+        if self.refused {
+            f.write_str("; the last reload was refused: see the log")?;
         }
         if self.held {
             f.write_str("; outbox held: the database is a copy made elsewhere")?;
@@ -142,13 +148,14 @@ mod tests {
             dead: 5,
             troubles: vec!["main paused: auth".to_owned(), "log backing off: network".to_owned()],
             oldest: Some(Duration::from_secs(7_300)),
+            refused: true,
             held: true,
             ..waits
         };
         assert_eq!(
             bad.to_string(),
             "3 watches (1 degraded: orders), 2 alerts open, 12 pending, oldest 2 h, 5 dead; main paused: auth; \
-             log backing off: network; outbox held: the database is a copy made elsewhere"
+             log backing off: network; the last reload was refused: see the log; outbox held: the database is a copy made elsewhere"
         );
         let flood =
             Summary { watches: 1, open: 10_001, pending: 10_001, oldest: Some(Duration::from_secs(1)), ..Summary::default() };

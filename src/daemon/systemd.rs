@@ -46,6 +46,12 @@ pub struct Supervisor {
     started: AtomicBool,
 }
 
+impl Default for Supervisor {
+    fn default() -> Supervisor {
+        Supervisor::from_environment()
+    }
+}
+
 impl Supervisor {
     /// What the environment says of it: `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`.
     pub fn from_environment() -> Supervisor {

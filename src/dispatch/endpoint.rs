@@ -19,6 +19,7 @@ use super::{Command, Context, Held, clock, lock};
 use crate::chaos::{self, Mutation, point};
 use crate::config::Endpoint;
 use crate::error::Error;
+use crate::metrics;
 use crate::outbox::{self, Floor, Parcel, Settlement};
 use crate::pusher::classify::{Answer, Reason, Verdict, classify};
 
@@ -46,6 +47,7 @@ pub(super) struct Post {
     context: Context,
     held: Arc<Mutex<Held>>,
     sender: Sender,
+    metrics: metrics::Endpoint,
     lanes: Lanes,
     gate: Gate,
     work: JoinSet<Done>,
@@ -88,6 +90,7 @@ impl Post {
     pub(super) fn new(endpoint: Endpoint, lease: Duration, context: Context, held: Arc<Mutex<Held>>) -> Result<Post, Error> {
         Ok(Post {
             sender: Sender::new(&endpoint)?,
+            metrics: metrics::Endpoint::new(&endpoint.name),
             endpoint,
             lease,
             context,
@@ -295,7 +298,11 @@ impl Post {
             Done::Settled(settlements, matched) => {
                 self.settling = false;
                 for settlement in settlements.iter().filter(|settlement| settlement.state != "pending") {
-                    self.settled(settlement.id, matched.contains(&settlement.id));
+                    let ours = matched.contains(&settlement.id);
+                    if ours {
+                        self.metrics.settled(settlement.state);
+                    }
+                    self.settled(settlement.id, ours);
                 }
                 if self.backlog {
                     // What was settled was the head of its lane: the next may be claimed now.
@@ -363,6 +370,7 @@ impl Post {
             "answered"
         );
         self.name_skew();
+        self.metrics.attempted(took, verdict.reason());
         match verdict {
             Verdict::Delivered => {
                 if self.gate.succeeded() {
@@ -370,6 +378,8 @@ impl Post {
                 }
                 self.note_success();
                 for parcel in request {
+                    let here = clock::now().saturating_sub(parcel.lease_end.saturating_sub(self.lease));
+                    self.metrics.accepted(parcel.age + here);
                     self.unsettled.push(Settlement { status, ..settled(&parcel, "delivered", None, excerpt.clone()) });
                 }
             }

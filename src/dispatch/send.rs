@@ -58,7 +58,15 @@ impl Sender {
         }
     }
 
-    /// By how many seconds the endpoint's clock is ahead of ours, where that is more than endpoints allow.
+    /// By how many seconds the endpoint's clock is ahead of ours, as far as it is known.
+    pub fn skew(&self) -> i64 {
+        match self {
+            Sender::Pusher(client) => client.skew(),
+            Sender::Log(_) => 0,
+        }
+    }
+
+    /// … where that is more than endpoints allow.
     pub fn intolerable_skew(&self) -> Option<i64> {
         match self {
             Sender::Pusher(client) => client.intolerable_skew(),

@@ -14,6 +14,7 @@ use super::ask::Asker;
 use super::columns::{self, EpisodeColumns, StateColumns};
 use super::decide::{Changed, Decision, Evaluated, row_of_none};
 use super::digest;
+use super::said::Said;
 use super::tell::{self, Seen, Told};
 use super::telling::Telling;
 use super::told::{Untold, ask, changed, decided};
@@ -56,6 +57,7 @@ pub(super) struct Writer {
     pub(super) storm: Statement,
     schema: Schema,
     pub(super) seqs: Statement,
+    said: Said,
 }
 
 impl Writer {
@@ -87,6 +89,7 @@ impl Writer {
             storm: prepare(columns::STORM).await?,
             schema: schema.clone(),
             seqs: prepare(columns::SEQS).await?,
+            said: Said::default(),
         })
     }
 
@@ -122,6 +125,7 @@ impl Writer {
             rest = after;
             self.store_decisions(&mut told, served, chunk, events).await?;
         }
+        let written = evaluated.decisions.len() - rest.len();
         let left_keys: HashSet<(i32, String)> = rest.iter().map(|decision| (decision.watch, decision.key.clone())).collect();
         let mut rest = evaluated.changes.as_slice();
         while !rest.is_empty() {
@@ -156,6 +160,7 @@ impl Writer {
         // Others than were counted, or none that is told.
         let exact = !left && all == evaluated.decisions.len() && !evaluated.decisions.iter().any(|decision| decision.silent);
         told.commit().await?;
+        self.said.say(served, &evaluated.decisions[..written]);
         if exact {
             remembered.committed(None, unread.whole());
         } else {

@@ -1,26 +1,28 @@
 //! Takes a watch, or everything, out of the database again.
 
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use super::trigger;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::error::Error;
 
-/// The installed watches that are not among `names`.
+/// The installed watches that are not among `names`. `own` are the instances of the process that asks: what it served with
+/// another configuration is a stranger.
 ///
 /// # Errors
 /// The database cannot be asked.
-pub async fn strangers(client: &Client, schema: &Schema, names: &[String]) -> Result<Vec<(i32, String)>, Error> {
+pub async fn strangers(client: &Client, schema: &Schema, names: &[String], own: &[Uuid]) -> Result<Vec<(i32, String)>, Error> {
     // A watch that another live daemon serves is not a stranger: two daemons may share a schema.
     let sql = schema.sql(
         "SELECT w.id, w.name FROM items_listen.watch w
          WHERE w.name <> ALL ($1)
            AND NOT EXISTS (SELECT FROM items_listen.instance i
-                           WHERE w.name = ANY (i.watches) AND i.beat_at > clock_timestamp() - interval '30 s')
+                           WHERE w.name = ANY (i.watches) AND i.id <> ALL ($2) AND i.beat_at > clock_timestamp() - interval '30 s')
          ORDER BY w.id",
     );
-    let rows = client.query(sql.as_str(), &[&names]).await?;
+    let rows = client.query(sql.as_str(), &[&names, &own]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 

@@ -115,6 +115,16 @@ pub enum Verdict {
     Pause(Reason),
 }
 
+impl Verdict {
+    /// Why it was not accepted, if it was not.
+    pub fn reason(self) -> Option<Reason> {
+        match self {
+            Verdict::Delivered => None,
+            Verdict::Retry(reason, _) | Verdict::Dead(reason) | Verdict::Pause(reason) => Some(reason),
+        }
+    }
+}
+
 /// The status that counts: a 2xx whose JSON body carries `error` and a `code` of 400 or more is that
 /// code. Soketi answers so, and a publisher that trusts the status alone loses events there.
 pub fn effective_status(status: u16, body: &str) -> u16 {

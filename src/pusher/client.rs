@@ -91,11 +91,14 @@ impl Client {
         self.learn(answer(self.http.get(url).header("X-Pusher-Library", LIBRARY), signed_at).await, signed_at)
     }
 
-    /// By how many seconds the endpoint's clock is ahead of this host's, as far as its answers tell, if that is more
-    /// than endpoints allow.
+    /// By how many seconds the endpoint's clock is ahead of this host's, as far as its answers tell.
+    pub fn skew(&self) -> i64 {
+        self.skew.load(Ordering::Relaxed)
+    }
+
+    /// … if that is more than endpoints allow.
     pub fn intolerable_skew(&self) -> Option<i64> {
-        let skew = self.skew.load(Ordering::Relaxed);
-        (skew.unsigned_abs() > SKEW_SECONDS_MAX).then_some(skew)
+        Some(self.skew()).filter(|skew| skew.unsigned_abs() > SKEW_SECONDS_MAX)
     }
 
     /// The time to sign for: by the endpoint's clock, if it has refused ours.

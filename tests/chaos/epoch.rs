@@ -19,7 +19,7 @@ pub enum Kind {
     Faults,
     /// Nothing is wrong but restarts; the poll is so slow that only the doorbell can be in time.
     Quiet,
-    /// Two daemons and an endpoint that takes its time: nothing may come twice.
+    /// Two daemons that are reloaded, and an endpoint that takes its time: nothing may come twice.
     Slow,
     /// The server is restarted, sessions are killed, tables are locked.
     Server,
@@ -114,6 +114,9 @@ async fn kill_at_a_point(world: &mut World, index: usize, writers: &Writers, ran
         if point.starts_with("install") || point.starts_with("recount") {
             violations.extend(world.partition().await.err());
         }
+        if point.starts_with("reload") {
+            world.reload(index);
+        }
         if point.starts_with("stop") && world.daemons[index].address().is_some() {
             world.faults.note("terminate");
             world.daemons[index].signal("TERM");
@@ -127,7 +130,7 @@ async fn kill_at_a_point(world: &mut World, index: usize, writers: &Writers, ran
 async fn anything(world: &mut World, writers: &Writers, random: &mut StdRng, violations: &mut Vec<String>) {
     let index = random.random_range(0..world.daemons.len());
     let which = random.random_range(0..2);
-    match random.random_range(0..20) {
+    match random.random_range(0..21) {
         0..=9 => kill_at_a_point(world, index, writers, random, violations).await,
         10..=12 => world.kill(index, random),
         13 => {
@@ -171,6 +174,7 @@ async fn anything(world: &mut World, writers: &Writers, random: &mut StdRng, vio
             tokio::time::sleep(Duration::from_millis(random.random_range(10..500))).await;
             world.respawn(index, true, random);
         }
+        19 => world.reload(index),
         _ => terminate_sessions(world).await,
     }
 }
@@ -269,7 +273,11 @@ async fn slow(world: &mut World, random: &mut StdRng, violations: &mut Vec<Strin
         endpoint.mood(Mood::Slow(Duration::from_millis(random.random_range(150..400))));
     }
     let writers = writers(world, 3, Duration::from_millis(30), random);
-    tokio::time::sleep(FAULTS_FOR / 2).await;
+    let end = Instant::now() + FAULTS_FOR / 2;
+    while Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(random.random_range(100..900))).await;
+        world.reload(random.random_range(0..world.daemons.len()));
+    }
     mend(world).await;
     violations.extend(writers.end().await);
 }

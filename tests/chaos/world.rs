@@ -29,6 +29,11 @@ pub struct Faults {
 impl Faults {
     pub fn note(&self, kind: &'static str) {
         self.done.lock().expect("no panic").push((Instant::now(), kind));
+        self.count(kind);
+    }
+
+    /// Counts something that excuses nothing.
+    pub fn count(&self, kind: &'static str) {
         *self.counts.lock().expect("no panic").entry(kind).or_default() += 1;
     }
 
@@ -253,6 +258,14 @@ impl World {
                 self.faults.note("kill at a point");
                 self.respawn(index, failpoints, random);
             }
+        }
+    }
+
+    /// Another configuration, which is the same: no reason for anything to be lost, or to come twice.
+    pub fn reload(&self, index: usize) {
+        if self.daemons[index].address().is_some() {
+            self.faults.count("reload");
+            self.daemons[index].signal("HUP");
         }
     }
 

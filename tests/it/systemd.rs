@@ -106,6 +106,32 @@ async fn a_pipeline_that_does_not_turn_gives_no_sign_of_life_although_the_sessio
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_is_announced_with_its_time_and_over_whatever_came_of_it() {
+    let (database, receiver, systemd) = (shop().await, Receiver::start().await, Systemd::new());
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    systemd.watch_over(&mut daemon, "360000000");
+    daemon.start().await;
+    systemd.until("STATUS=1 watch, 0 alerts open").await;
+    let two = format!("{ORDERS}{}", ORDERS.replace("name = \"orders\"", "name = \"more\""));
+    for (configuration, over, then) in [
+        (config(&database, &receiver, &two), "STATUS=reloaded", "STATUS=2 watches, 0 alerts open, nothing pending\n"),
+        ("[database]\nurl = 7\n".to_owned(), "STATUS=not reloaded", "nothing pending; the last reload was refused"),
+        (config(&database, &receiver, ORDERS), "STATUS=reloaded", "STATUS=1 watch, 0 alerts open, nothing pending\n"),
+    ] {
+        daemon.configure(&configuration);
+        daemon.signal("HUP");
+        let announced = systemd.until("RELOADING=1").await;
+        assert_eq!(with("READY=1", &announced), 0);
+        // From systemd 253 on it must be in the same message.
+        assert!(announced.last().is_some_and(|message| message.contains("\nMONOTONIC_USEC=")), "{announced:?}");
+        let ready = systemd.until("READY=1").await.pop().expect("a message");
+        assert!(ready.contains(over), "{ready}");
+        let after = systemd.until(then).await;
+        assert_eq!(with("READY=1", &after), 0, "said once for each reload: {after:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watchdog_of_another_process_is_none_of_ours() {
     let (database, receiver, systemd) = (shop().await, Receiver::start().await, Systemd::new());
     let mut daemon = daemon(&config(&database, &receiver, ORDERS));

@@ -9,6 +9,7 @@ use crate::db::locks::Lock;
 use crate::dispatch::lock;
 use crate::engine::Received;
 use crate::error::Error;
+use crate::metrics;
 use crate::source::listen::Notification;
 use crate::source::payload;
 use crate::watch::Source;
@@ -17,13 +18,18 @@ impl Pipeline<'_> {
     pub(super) fn hear(&mut self, notification: Notification) {
         if notification.channel == self.daemon.schema.name() {
             point!("bell.heard");
+            metrics::rung();
             self.rung = true;
         }
         let Some(watches) = self.heard_on.get(&notification.channel) else { return };
         for id in watches {
             let Some(served) = self.engine.served().find(|served| served.id == *id) else { continue };
-            match payload::parse(&notification.payload, served.watch.key()) {
-                Ok((key, count)) => lock(&self.daemon.readings).push(Received { watch: *id, key, count, ..Received::default() }),
+            let parsed = payload::parse(&notification.payload, served.watch.key());
+            metrics::heard(&served.watch.name, parsed.is_ok());
+            match parsed {
+                Ok((key, count)) => {
+                    lock(&self.daemon.process.readings).push(Received { watch: *id, key, count, ..Received::default() })
+                }
                 Err(what) => {
                     let skipped = self.daemon.health.skip_payload();
                     let payload: String = notification.payload.chars().take(100).collect();
@@ -38,12 +44,19 @@ impl Pipeline<'_> {
         }
     }
 
+    /// Takes in whatever was heard so far.
+    pub(super) fn hear_all(&mut self) {
+        while let Ok(notification) = self.listening.heard.try_recv() {
+            self.hear(notification);
+        }
+    }
+
     /// Evaluates the readings that came; those of one key one after another. They are forgotten only when what they
     /// caused is committed.
     pub(super) async fn receive(&mut self) -> Result<(), Error> {
         while self.readings_are_due() {
             let now: Vec<Received> = {
-                let readings = lock(&self.daemon.readings);
+                let readings = lock(&self.daemon.process.readings);
                 let mut keys = HashSet::new();
                 readings
                     .iter()
@@ -54,15 +67,17 @@ impl Pipeline<'_> {
                     .collect()
             };
             let taken = self.engine.receive(&now).await?;
-            self.daemon.supervisor.alive();
+            self.daemon.process.supervisor.alive();
             // Those of the watches that wait stay where they are; the order matters along a watch alone.
             let mut evaluated = now[..taken].iter().map(|reading| reading.watch).collect::<Vec<_>>();
-            lock(&self.daemon.readings).retain(|reading| match evaluated.iter().position(|watch| *watch == reading.watch) {
-                Some(at) => {
-                    evaluated.swap_remove(at);
-                    false
+            lock(&self.daemon.process.readings).retain(|reading| {
+                match evaluated.iter().position(|watch| *watch == reading.watch) {
+                    Some(at) => {
+                        evaluated.swap_remove(at);
+                        false
+                    }
+                    None => true,
                 }
-                None => true,
             });
         }
         Ok(())
@@ -70,7 +85,7 @@ impl Pipeline<'_> {
 
     /// Whether readings came that can be evaluated now.
     pub(super) fn readings_are_due(&self) -> bool {
-        lock(&self.daemon.readings).iter().any(|reading| !self.engine.waits(reading.watch))
+        lock(&self.daemon.process.readings).iter().any(|reading| !self.engine.waits(reading.watch))
     }
 
     /// Tries for the notify and query watches that nobody serves.

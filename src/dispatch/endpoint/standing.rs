@@ -14,6 +14,7 @@ impl Post {
     /// Says once that the clocks differ, and once that they no longer do.
     pub(super) fn name_skew(&mut self) {
         let skew = self.sender.intolerable_skew();
+        self.metrics.skewed(self.sender.skew());
         match skew {
             Some(seconds) if !self.skew_named => tracing::warn!(
                 endpoint = self.endpoint.name,

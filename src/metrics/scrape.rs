@@ -1,0 +1,125 @@
+//! One answer to `/metrics`: what was counted, and how things stand in the database.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use metrics::gauge;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::sync::Mutex;
+
+use super::names::*;
+use crate::daemon::Daemon;
+use crate::status::{self, Status};
+
+/// The database is asked no more often than this, and has to answer in this time.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// … nor for more than this part of the time, however large the tables are.
+const STATUS_SHARE: u32 = 20;
+
+/// Gives the metrics as text.
+#[derive(Clone)]
+pub struct Exporter {
+    counted: PrometheusHandle,
+    process: metrics_process::Collector,
+    known: Arc<Mutex<Option<Known>>>,
+}
+
+/// What the database last said.
+struct Known {
+    status: Option<Status>,
+    until: Instant,
+}
+
+impl Exporter {
+    pub(super) fn new(counted: PrometheusHandle) -> Exporter {
+        let process = metrics_process::Collector::default();
+        process.describe();
+        Exporter { counted, process, known: Arc::default() }
+    }
+
+    /// The text of one answer, in Prometheus' text format.
+    pub async fn render(&self, daemon: &Daemon) -> String {
+        self.process.collect();
+        gauge!(READY).set(if daemon.health.is_ready() { 1.0 } else { 0.0 });
+        let mut known = self.known.lock().await;
+        if known.as_ref().is_none_or(|known| known.until <= Instant::now()) {
+            *known = Some(ask(daemon).await);
+        }
+        let status = known.as_ref().and_then(|known| known.status.as_ref());
+        gauge!(DATABASE_UP).set(if status.is_some() { 1.0 } else { 0.0 });
+        let stands = status.map(stands).unwrap_or_default();
+        drop(known);
+        format!("{}{stands}", self.counted.render())
+    }
+}
+
+async fn ask(daemon: &Daemon) -> Known {
+    let began = Instant::now();
+    let asked = daemon.pool.run(async |client| status::read(client, &daemon.schema).await);
+    // A database that does not answer must not keep whoever asks waiting: the counters are there all the same.
+    let status = tokio::time::timeout(STATUS_EVERY, asked).await.ok().and_then(Result::ok);
+    Known { status, until: began + STATUS_EVERY.max(began.elapsed() * STATUS_SHARE) }
+}
+
+/// How things stand, on a recorder of its own: what is not there any more leaves nothing behind.
+fn stands(status: &Status) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        super::describe_those(&STANDING);
+        gauge!(INSTANCES).set(count(i64::try_from(status.instances.len()).unwrap_or(i64::MAX)));
+        gauge!(JOURNAL_ROWS).set(count(status.database.journal_rows));
+        for watch in &status.watches {
+            let name = || watch.name.clone();
+            gauge!(KEYS, "watch" => name()).set(count(watch.keys));
+            gauge!(WATCH_DEGRADED, "watch" => name()).set(flag(watch.error.is_some()));
+            let open = [("warning", watch.open.warning), ("high", watch.open.high), ("critical", watch.open.critical)];
+            for (severity, keys) in open {
+                gauge!(ALERTS_OPEN, "watch" => name(), "severity" => severity).set(count(keys));
+            }
+        }
+        for endpoint in &status.endpoints {
+            let name = || endpoint.name.clone();
+            gauge!(OUTBOX_PENDING, "endpoint" => name()).set(count(endpoint.pending));
+            gauge!(OUTBOX_DEAD, "endpoint" => name()).set(count(endpoint.dead));
+            gauge!(ENDPOINT_PAUSED, "endpoint" => name()).set(flag(endpoint.state == "paused"));
+            gauge!(ENDPOINT_BACKING_OFF, "endpoint" => name()).set(flag(endpoint.state == "backing_off"));
+            if let Some(at) = endpoint.oldest_pending_at {
+                gauge!(OUTBOX_OLDEST_PENDING, "endpoint" => name()).set(seconds(at));
+            }
+            if let Some(at) = endpoint.last_success_at {
+                gauge!(PUBLISH_LAST_SUCCESS, "endpoint" => name()).set(seconds(at));
+            }
+        }
+    });
+    recorder.handle().render()
+}
+
+/// What is read from the database.
+const STANDING: [&str; 11] = [
+    INSTANCES,
+    JOURNAL_ROWS,
+    KEYS,
+    WATCH_DEGRADED,
+    ALERTS_OPEN,
+    OUTBOX_PENDING,
+    OUTBOX_DEAD,
+    ENDPOINT_PAUSED,
+    ENDPOINT_BACKING_OFF,
+    OUTBOX_OLDEST_PENDING,
+    PUBLISH_LAST_SUCCESS,
+];
+
+#[expect(clippy::cast_precision_loss, reason = "no table has 2^52 rows")]
+fn count(number: i64) -> f64 {
+    number as f64
+}
+
+fn flag(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds are what it is read with")]
+fn seconds(at: Timestamp) -> f64 {
+    at.as_millisecond() as f64 / 1_000.0
+}
