@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e chaos mutations upgrade upgrade-dump bench bench-micro plots fuzz deb package-test lint doc ci clean
+.PHONY: help demo test e2e screenshots chaos mutations upgrade upgrade-dump docs bench bench-micro plots fuzz deb package-test lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,12 @@ e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; 
 	@cargo build --quiet --locked --bin items-listen --example demo
 	@ITEMS_LISTEN_BIN="$$(scripts/target)/debug/items-listen" tests/e2e/run
 
+screenshots: ## docs/images from a real daemon's status page in a real Chromium
+	@scripts/tools cargo cc node npm
+	@cargo build --quiet --locked --bin items-listen
+	@mkdir -p docs/images
+	@ITEMS_LISTEN_BIN="$$(scripts/target)/debug/items-listen" E2E_SCREENSHOTS="$(CURDIR)/docs/images" tests/e2e/run screenshots.mjs
+
 SEED ?= 1
 MINUTES ?= 1
 
@@ -37,9 +43,9 @@ mutations: ## Builds that are wrong on purpose: the chaos runner must notice eac
 	@PG_BINDIR=$$(scripts/postgres) cargo test --locked --features chaos --target-dir "$$(scripts/target)/chaos" --test chaos -- \
 		--mutations yes
 
-# What was in force before the newest migration but one, and the first program that there was.
+# The version before; and the first one whose own tests passed, which has the schema of the first commit.
 PREVIOUS ?= ba179ae
-FIRST ?= a7c0a7c
+FIRST ?= 79a05b5
 
 upgrade: ## The version before and this one on one database, side by side (builds the former from the history)
 	@scripts/tools cargo cc
@@ -60,6 +66,11 @@ bench: ## What it costs and carries, beside other programs: ONLY=writes,latency 
 plots: ## docs/plots from what bench wrote: JSON=figures.json
 	@scripts/tools node
 	@scripts/plots "$(JSON)" docs/plots
+
+.PHONY: docs
+docs: ## docs/configuration.md from src/config/keys.rs
+	@cargo run --quiet --locked --bin items-listen -- config reference > docs/configuration.md.new
+	@mv docs/configuration.md.new docs/configuration.md
 
 fuzz: ## Every fuzz target for ten minutes (not part of ci)
 	@scripts/fuzz

@@ -10,6 +10,7 @@ mod install;
 mod man;
 mod recount;
 mod run;
+mod settings;
 mod status;
 mod test;
 mod trigger;
@@ -111,6 +112,14 @@ enum Command {
         /// Install although a FOR ALL TABLES publication would carry our tables
         #[arg(long)]
         allow_publication: bool,
+    },
+    /// The configuration that is in force, with the source of each value; no secret is shown
+    Config {
+        #[command(subcommand)]
+        command: Option<settings::ConfigCommand>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Remove triggers and schema
     Uninstall,
@@ -265,6 +274,9 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     if let Some(Command::Man { directory }) = &cli.command {
         return man::run(directory.as_deref());
     }
+    if let Some(Command::Config { command, json }) = cli.command {
+        return settings::run(&location, command, json);
+    }
     let config = config::load(&location)?;
     match cli.command {
         None | Some(Command::Run) => match cli.trigger.trigger {
@@ -274,6 +286,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Some(Command::Install { print, baseline, allow_publication }) => {
             install::run(&config, print, baseline, allow_publication).await
         }
+        Some(Command::Config { .. }) => Ok(0),
         Some(Command::Uninstall) => install::uninstall(&config).await,
         Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,
         Some(Command::Status { json }) => status::run(&config, json).await,

@@ -6,13 +6,18 @@
 //! downstream validates again.
 
 pub mod document;
+pub mod effective;
 pub mod environment;
+pub mod keys;
 pub mod read;
 mod read_endpoint;
 mod read_rule;
 mod read_watch;
 pub mod reader;
+pub mod redact;
+pub mod reference;
 mod rehearse;
+pub mod schema;
 pub mod secret;
 mod secret_file;
 
@@ -23,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use document::Mistake;
+pub use effective::Effective;
 pub use secret::Secret;
 
 use crate::error::Error;
@@ -173,19 +179,34 @@ pub fn load(location: &Location) -> Result<Config, Error> {
     load_from(location, &environment)
 }
 
+/// Loads the configuration, and tells of every key what it is and where that comes from.
+///
+/// # Errors
+/// [`Error::Config`] with everything that is wrong.
+pub fn load_effective(location: &Location) -> Result<(Config, Effective), Error> {
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let (name, exists, text) = find(location, &environment)?;
+    let borrowed = location.env_file.as_deref().map(environment::read_env_file).transpose()?.unwrap_or_default();
+    read::effective(&name, exists, &text, &environment::Variables::new(&environment, &borrowed)).map_err(Error::Config)
+}
+
 /// Loads the configuration from the given environment.
 ///
 /// # Errors
 /// [`Error::Config`] with everything that is wrong.
 pub fn load_from(location: &Location, environment: &BTreeMap<String, String>) -> Result<Config, Error> {
-    let named = location.config.clone().or_else(|| environment.get("ITEMS_LISTEN_CONFIG").map(PathBuf::from));
-    let file = named.clone().or_else(|| DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.exists()));
-    let (name, text) = match &file {
-        Some(path) => (path.display().to_string(), read_file(path)?),
-        None => ("(no configuration file)".to_owned(), String::new()),
-    };
+    let (name, exists, text) = find(location, environment)?;
     let borrowed = location.env_file.as_deref().map(environment::read_env_file).transpose()?.unwrap_or_default();
-    read::config(&name, file.is_some(), &text, &environment::Variables::new(environment, &borrowed)).map_err(Error::Config)
+    read::config(&name, exists, &text, &environment::Variables::new(environment, &borrowed)).map_err(Error::Config)
+}
+
+/// The name of the file, whether there is one, and its text.
+fn find(location: &Location, environment: &BTreeMap<String, String>) -> Result<(String, bool, String), Error> {
+    let named = location.config.clone().or_else(|| environment.get("ITEMS_LISTEN_CONFIG").map(PathBuf::from));
+    match named.or_else(|| DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.exists())) {
+        Some(path) => Ok((path.display().to_string(), true, read_file(&path)?)),
+        None => Ok(("(no configuration file)".to_owned(), false, String::new())),
+    }
 }
 
 /// Loads the named configuration for rule tests, which send nothing and reach nothing: it may be without an endpoint, and

@@ -5,6 +5,7 @@
 //! rolling restart inside the process: the next daemon is built whole, the session of the one before it ends in order,
 //! and what that one has under way it finishes beside its successor, as another replica would.
 
+pub mod folds;
 pub mod health;
 mod housekeeping;
 pub mod instance;
@@ -41,6 +42,8 @@ use systemd::Supervisor;
 
 /// The whole orderly end takes no longer than this.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Answers over HTTP have so long to come to their end, once everything else has.
+const HTTP_DRAIN_MAX: Duration = Duration::from_secs(1);
 /// With the doorbell off the poll is quicker instead.
 const POLL_WITHOUT_DOORBELL: Duration = Duration::from_millis(50);
 /// Between two tries to reach the database.
@@ -144,9 +147,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let (mut daemon, mut running) = Daemon::build(config, &process)?;
     let current = Current(Arc::new(Mutex::new(daemon.clone())));
-    if let Some((listener, exporter)) = http {
-        crate::http::serve(listener, current.clone(), exporter, process.stop.clone());
-    }
+    let http = http.map(|(listener, exporter)| crate::http::serve(listener, current.clone(), exporter, process.stop.clone()));
     process.supervisor.status(&format!("connecting to {}", daemon.connector.describe()));
     let mut former = JoinSet::new();
     let ended = loop {
@@ -166,6 +167,12 @@ pub async fn run(
     former.spawn(leave(daemon, running));
     former.join_all().await;
     point!("stop.drained");
+    // Whoever watches the status page is told of the end instead of being cut off.
+    if let Some(http) = http.filter(|_| process.stop.is_cancelled())
+        && tokio::time::timeout(HTTP_DRAIN_MAX, http).await.is_err()
+    {
+        tracing::info!("an HTTP answer was still under way");
+    }
     tracing::info!("stopped");
     ended
 }

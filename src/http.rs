@@ -1,4 +1,10 @@
-//! Our own HTTP listener: `/healthz`, `/readyz`, `/metrics` and `/api/status`. It changes nothing.
+//! Our own HTTP listener: `/healthz`, `/readyz`, `/metrics`, `/api/status`, and the status page. It changes nothing.
+
+mod document;
+mod host;
+mod keys;
+mod live;
+mod page;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -7,26 +13,29 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::Current;
 use crate::metrics::Exporter;
 
-/// Serves until the process is to end.
-pub fn serve(listener: TcpListener, current: Current, exporter: Exporter, stop: CancellationToken) {
+/// Serves until the process is to end. The task ends when the answers that are under way then have been given.
+pub fn serve(listener: TcpListener, current: Current, exporter: Exporter, stop: CancellationToken) -> JoinHandle<()> {
     let metrics = Router::new().route("/metrics", get(metrics)).with_state((current.clone(), exporter));
+    let page = page::routes(live::Live::new(current.clone(), stop.clone()));
     let app = Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/api/status", get(status))
         .with_state(current)
-        .merge(metrics);
+        .merge(metrics)
+        .merge(page);
     tokio::spawn(async move {
         let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
         if let Err(error) = served {
             tracing::error!(%error, "http");
         }
-    });
+    })
 }
 
 async fn ready(State(current): State<Current>) -> impl IntoResponse {

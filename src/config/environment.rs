@@ -30,6 +30,11 @@ impl<'a> Variables<'a> {
         found.map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// Whether a variable's value comes from the file given with `--env-file`.
+    pub fn is_borrowed(&self, name: &str) -> bool {
+        self.real.get(name).is_none_or(String::is_empty) && self.borrowed.contains_key(name)
+    }
+
     /// Puts `ITEMS_LISTEN_DATABASE__URL` and the like into the tree.
     pub fn graft_own(&self, root: &mut Node) {
         for (name, value) in self.real {
@@ -42,12 +47,12 @@ impl<'a> Variables<'a> {
         }
     }
 
-    /// A database URL made of other programs' names.
-    pub fn database_url(&self) -> Option<String> {
+    /// A database URL made of other programs' names, and the variable that decided.
+    pub fn database_url(&self) -> Option<(&'static str, String)> {
         ["DATABASE_URL", "DB_URL"]
             .into_iter()
-            .find_map(|name| self.get(name).filter(|url| is_postgres(url)).map(str::to_owned))
-            .or_else(|| self.laravel_database())
+            .find_map(|name| Some((name, self.get(name).filter(|url| is_postgres(url))?.to_owned())))
+            .or_else(|| Some(("DB_DATABASE", self.laravel_database()?)))
             .or_else(|| self.libpq_database())
     }
 
@@ -63,51 +68,64 @@ impl<'a> Variables<'a> {
         ]))
     }
 
-    fn libpq_database(&self) -> Option<String> {
-        let named = ["PGHOST", "PGDATABASE", "PGUSER"].into_iter().any(|name| self.get(name).is_some());
-        named.then(|| {
-            assemble([
-                ("host", self.get("PGHOST")),
-                ("port", self.get("PGPORT")),
-                ("dbname", self.get("PGDATABASE")),
-                ("user", self.get("PGUSER")),
-                ("password", self.get("PGPASSWORD")),
-                ("sslmode", self.get("PGSSLMODE")),
-            ])
-        })
+    fn libpq_database(&self) -> Option<(&'static str, String)> {
+        let named = ["PGHOST", "PGDATABASE", "PGUSER"].into_iter().find(|name| self.get(name).is_some())?;
+        let pairs = assemble([
+            ("host", self.get("PGHOST")),
+            ("port", self.get("PGPORT")),
+            ("dbname", self.get("PGDATABASE")),
+            ("user", self.get("PGUSER")),
+            ("password", self.get("PGPASSWORD")),
+            ("sslmode", self.get("PGSSLMODE")),
+        ]);
+        Some((named, pairs))
     }
 
     /// The entries of `[endpoints.main]` that the application's broadcasting settings give, and the
     /// variable that chose them.
-    pub fn broadcasting(&self) -> Option<(&'static str, Vec<(&'static str, String)>)> {
+    pub fn broadcasting(&self) -> Option<(&'static str, Vec<Borrowed>)> {
         let (chosen_by, driver) =
             ["BROADCAST_CONNECTION", "BROADCAST_DRIVER"].into_iter().find_map(|name| Some((name, self.get(name)?)))?;
         let entries = match driver {
-            "log" => vec![("url", "log:".to_owned())],
-            "reverb" => self.pusher_entries("REVERB_APP_ID", "REVERB_APP_KEY", "REVERB_APP_SECRET", "REVERB"),
-            "pusher" => self.pusher_entries("PUSHER_APP_ID", "PUSHER_APP_KEY", "PUSHER_APP_SECRET", "PUSHER"),
+            "log" => vec![Borrowed { key: "url", value: "log:".to_owned(), variable: chosen_by.to_owned() }],
+            "reverb" => self.pusher_entries("REVERB"),
+            "pusher" => self.pusher_entries("PUSHER"),
             _ => return None,
         };
         Some((chosen_by, entries))
     }
 
-    fn pusher_entries(&self, id: &str, key: &str, secret: &str, prefix: &str) -> Vec<(&'static str, String)> {
-        let part = |name: &str| self.get(&format!("{prefix}_{name}"));
-        let mut entries: Vec<(&'static str, String)> = [("app_id", id), ("key", key), ("secret", secret)]
+    fn pusher_entries(&self, prefix: &str) -> Vec<Borrowed> {
+        let named = |name: &str| format!("{prefix}_{name}");
+        let part = |name: &str| self.get(&named(name));
+        let mut entries: Vec<Borrowed> = [("app_id", "APP_ID"), ("key", "APP_KEY"), ("secret", "APP_SECRET")]
             .into_iter()
-            .filter_map(|(entry, name)| Some((entry, self.get(name)?.to_owned())))
+            .filter_map(|(key, name)| Some(Borrowed { key, value: part(name)?.to_owned(), variable: named(name) }))
             .collect();
         match (part("HOST"), part("APP_CLUSTER")) {
             (Some(host), _) => {
                 let scheme = part("SCHEME").unwrap_or("https");
                 let port = part("PORT").unwrap_or(if scheme == "https" { "443" } else { "80" });
-                entries.push(("url", format!("{scheme}://{host}:{port}")));
+                entries.push(Borrowed { key: "url", value: format!("{scheme}://{host}:{port}"), variable: named("HOST") });
             }
-            (None, Some(cluster)) => entries.push(("cluster", cluster.to_owned())),
+            (None, Some(cluster)) => {
+                entries.push(Borrowed { key: "cluster", value: cluster.to_owned(), variable: named("APP_CLUSTER") });
+            }
             (None, None) => {}
         }
         entries
     }
+}
+
+/// A value that stands in a variable of another program.
+#[derive(Debug)]
+pub struct Borrowed {
+    /// The key of ours that it is for.
+    pub key: &'static str,
+    /// Its value.
+    pub value: String,
+    /// The variable that it stands in, or the first of those that it is made of.
+    pub variable: String,
 }
 
 fn is_postgres(url: &str) -> bool {

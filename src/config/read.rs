@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::document::{Entry, Mistake, Node, Origin, Value, parse};
+use super::effective::Effective;
 use super::environment::Variables;
 use super::read_endpoint::endpoints;
 use super::read_watch::{NO_ENDPOINT, default_watch, watches};
@@ -25,6 +26,19 @@ pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -
     variables.graft_own(&mut root);
     fill_broadcasting(&mut root, variables);
     checked(file, exists, &root, found, variables)
+}
+
+/// Reads a configuration, and tells of every key what it is and where that comes from.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn effective(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -> Result<(Config, Effective), Vec<Mistake>> {
+    let (mut root, found) = parse(file, text);
+    variables.graft_own(&mut root);
+    fill_broadcasting(&mut root, variables);
+    let config = checked(file, exists, &root, found, variables)?;
+    let effective = Effective::of(&root, exists, variables);
+    Ok((config, effective))
 }
 
 /// Reads a configuration for rule tests, which send nothing: see `rehearse`.
@@ -111,17 +125,21 @@ fn fill_broadcasting(root: &mut Node, variables: &Variables<'_>) {
         return;
     }
     let Some((chosen_by, settings)) = variables.broadcasting() else { return };
-    let origin = Origin::Variable(chosen_by.to_owned());
-    let node = |value| Node { value, origin: origin.clone() };
-    let entry = |key: &str, node| Entry { key: key.to_owned(), origin: origin.clone(), node };
-    let settings = settings.into_iter().map(|(key, value)| entry(key, node(Value::String(value)))).collect();
-    let main = entry("main", node(Value::Table(settings)));
-    let endpoints = entry("endpoints", node(Value::Table(vec![main])));
-    entries.push(endpoints);
+    let entry = |key: &str, value, variable: &str| {
+        let origin = Origin::Variable(variable.to_owned());
+        Entry { key: key.to_owned(), origin: origin.clone(), node: Node { value, origin } }
+    };
+    let settings =
+        settings.into_iter().map(|setting| entry(setting.key, Value::String(setting.value), &setting.variable)).collect();
+    let main = entry("main", Value::Table(settings), chosen_by);
+    entries.push(entry("endpoints", Value::Table(vec![main]), chosen_by));
 }
 
+/// The threshold of watches without one, under the name of another program.
+pub(super) const FALLBACK_THRESHOLD: &str = "INVENTORY_NOTIFICATION_THRESHOLD";
+
 fn fallback_threshold(variables: &Variables<'_>, mistakes: &mut Mistakes) -> Option<i64> {
-    const NAME: &str = "INVENTORY_NOTIFICATION_THRESHOLD";
+    const NAME: &str = FALLBACK_THRESHOLD;
     let text = variables.get(NAME)?;
     let threshold = text.trim().parse().ok();
     if threshold.is_none() {
@@ -136,7 +154,7 @@ fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mista
     let mut section = Section::new("database", node.unwrap_or(&missing), mistakes);
     let url = secret(&mut section, "url", "url_file", mistakes)
         .map(|(url, _)| url)
-        .or_else(|| variables.database_url().map(Secret::new));
+        .or_else(|| variables.database_url().map(|(_, url)| Secret::new(url)));
     let schema = section.string("schema", mistakes);
     if let Some((schema, origin)) = &schema {
         check_schema(schema, origin, mistakes);
@@ -150,7 +168,8 @@ fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mista
     if let Some(url) = &url
         && let Err(what) = crate::db::session::parse_url(url)
     {
-        let origin = node.map_or(Origin::Variable("DATABASE_URL".into()), |node| node.origin.clone());
+        let borrowed = variables.database_url().map_or("DATABASE_URL", |(name, _)| name);
+        let origin = node.map_or(Origin::Variable(borrowed.into()), |node| node.origin.clone());
         mistakes.add(&origin, format!("database.url: {what}"));
     }
     Some(Database {

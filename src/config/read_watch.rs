@@ -15,7 +15,7 @@ use crate::storm::Storm;
 use crate::watch::{KeyColumns, MESSAGE_DEFAULT, Measure, Override, Relation, Source, Watch};
 
 /// The threshold of the one watch there is without a configuration file.
-const THRESHOLD_DEFAULT: i64 = 20;
+pub(super) const THRESHOLD_DEFAULT: i64 = 20;
 const NAME_CHARS_MAX: usize = 64;
 /// A query is asked no more often than this, and no less often.
 const EVERY_MIN: std::time::Duration = std::time::Duration::from_millis(100);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::document::{Entry, Mistake, Node, Origin, Value, place};
+use super::keys;
 
 /// Collects mistakes; one per run, shared by all sections.
 #[derive(Debug)]
@@ -221,6 +222,7 @@ impl<'a> Section<'a> {
                 continue;
             }
             let hint = nearest(&entry.key, self.known.iter().copied());
+            let hint = if hint.is_empty() { elsewhere(&entry.key) } else { hint };
             let mut known = self.known.clone();
             known.sort_unstable();
             known.dedup();
@@ -249,6 +251,14 @@ pub fn nearest<'b>(word: &str, known: impl Iterator<Item = &'b str>) -> String {
         .filter(|(likeness, _)| *likeness >= NEAR_ENOUGH)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map_or(String::new(), |(_, known)| format!(", did you mean \"{known}\"?"))
+}
+
+/// ", it belongs under …" where another table has a key of that name.
+fn elsewhere(key: &str) -> String {
+    match keys::tables_with(key) {
+        tables if tables.is_empty() => String::new(),
+        tables => format!(", it belongs under {}", tables.join(" or ")),
+    }
 }
 
 /// "500ms", "10s", "5m", "24h", "30d".

@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+use super::folds::Folds;
 use crate::dispatch::lock;
 
 /// The daemon's health.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
     ready: AtomicBool,
     reason: Mutex<String>,
@@ -22,6 +24,10 @@ pub struct Health {
     skipped: AtomicU64,
     reload: Mutex<Option<Reload>>,
     changed: Notify,
+    folds: Folds,
+    started: Instant,
+    /// Since when it is not ready.
+    unready: Mutex<Instant>,
 }
 
 /// The last reload that was asked for.
@@ -35,12 +41,27 @@ pub struct Reload {
     pub succeeded_at: Option<Timestamp>,
 }
 
-impl Health {
+impl Default for Health {
     /// Not ready yet.
-    pub fn new() -> Health {
-        Health { reason: Mutex::new("starting".to_owned()), ..Health::default() }
+    fn default() -> Health {
+        let now = Instant::now();
+        Health {
+            ready: AtomicBool::new(false),
+            reason: Mutex::new("starting".to_owned()),
+            faults: Mutex::default(),
+            degraded: Mutex::default(),
+            connections: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            reload: Mutex::default(),
+            changed: Notify::new(),
+            folds: Folds::default(),
+            started: now,
+            unready: Mutex::new(now),
+        }
     }
+}
 
+impl Health {
     /// Whether triggers are in place, the first recount and fold are done and LISTEN is confirmed.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
@@ -61,7 +82,24 @@ impl Health {
     /// It is not.
     pub fn set_not_ready(&self, reason: &str) {
         reason.clone_into(&mut lock(&self.reason));
-        self.ready.store(false, Ordering::Release);
+        if self.ready.swap(false, Ordering::AcqRel) {
+            *lock(&self.unready) = Instant::now();
+        }
+    }
+
+    /// For how long it has not been ready; `None` while it is.
+    pub fn unready_for(&self) -> Option<Duration> {
+        (!self.is_ready()).then(|| lock(&self.unready).elapsed())
+    }
+
+    /// For how long this process has been up.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// What folds did.
+    pub fn folds(&self) -> &Folds {
+        &self.folds
     }
 
     /// A session listens.

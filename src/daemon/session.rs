@@ -272,6 +272,7 @@ impl Pipeline<'_> {
                 if rows > 0 {
                     metrics::folded(rows, began.elapsed());
                 }
+                self.daemon.health.folds().note(rows);
                 self.keeper.recount(&marked);
                 self.marked = marked;
                 if complete && !more {

@@ -59,8 +59,9 @@ impl Supervisor {
         let watchdog = sd_notify::watchdog_enabled().filter(|period| present && !period.is_zero());
         if let Some(period) = watchdog.filter(|period| *period <= SILENCE_MAX) {
             tracing::warn!(
-                "the service's WatchdogSec is {period:?}, and a fold of a slow database may take {FOLD_PATIENCE:?}: this daemon \
-                 may be killed while it works; more than {SILENCE_MAX:?} is wanted"
+                watchdog_seconds = period.as_secs_f64(),
+                silence_max_seconds = SILENCE_MAX.as_secs(),
+                "WatchdogSec is too short: this daemon may be killed while it works"
             );
         }
         Supervisor {

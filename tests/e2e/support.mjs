@@ -220,9 +220,7 @@ const ITEMS = 'CREATE TABLE public.items (id bigserial PRIMARY KEY, tenant_id bi
 
 let databases = 0;
 /** A database of its own with this schema; by default the table `public.items (id, tenant_id, name)`. */
-export async function database(schema = ITEMS) {
-  databases += 1;
-  const name = `e2e_${process.pid}_${databases}`;
+export async function database(schema = ITEMS, name = `e2e_${process.pid}_${(databases += 1)}`) {
   const settings = {
     PATH: environment('PATH'), HOME: WORK, PGHOST: '127.0.0.1', PGPORT: environment('E2E_PGPORT'),
     PGUSER: environment('E2E_PGUSER'), PGPASSWORD: environment('E2E_PGPASSWORD'), PGCONNECT_TIMEOUT: '10',

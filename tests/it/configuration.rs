@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use items_listen::config::environment::Variables;
 use items_listen::config::{Config, Mistake, read};
 
-const GOOD: &str = r#"
+pub(crate) const GOOD: &str = r#"
 [database]
 url = "postgres://app@localhost/app"
 [endpoints.main]
@@ -189,7 +189,7 @@ fn keys_of_example(text: &str) -> BTreeSet<String> {
 }
 
 /// What the reader knows, asked of the reader itself: an unknown key is answered with the list.
-fn keys_of_code() -> BTreeSet<String> {
+pub(crate) fn keys_of_code() -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for (table, text) in [
         ("database", GOOD.replace("[database]", "[database]\nzzz = 1")),

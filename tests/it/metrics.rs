@@ -222,3 +222,18 @@ fn the_alert_rules_are_valid_and_say_what_they_should() {
         assert!(ALL.iter().any(|metric| metric.name == word), "{word}");
     }
 }
+
+#[test]
+fn every_metric_and_every_rule_is_documented_as_it_is() {
+    let page = include_str!("../../docs/operating.md");
+    for metric in ALL {
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let row = format!("| `{}` | {kind} | {} | {} |\n", metric.name, labels.join(", "), metric.help);
+        assert!(page.contains(&row), "{row}");
+    }
+    let rules = include_str!("../../contrib/prometheus/items-listen.rules.yml");
+    for line in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(page.contains(&format!("| `{line}` |")), "{line}");
+    }
+}

@@ -29,6 +29,8 @@ fn other(variable: &str, config: &str) -> Daemon {
 async fn write_the_dump_of_the_first_version() {
     let (database, receiver) = (shop().await, Receiver::start().await);
     let mut daemon = other("FIRST", &config(&database, &receiver, ORDERS));
+    // It took either --config or a command.
+    daemon.arguments = &[];
     daemon.start().await;
     insert(&database, 1, 20).await;
     insert(&database, 2, 20).await;

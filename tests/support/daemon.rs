@@ -12,6 +12,8 @@ pub struct Daemon {
     pub file: PathBuf,
     /// Further variables of its environment.
     pub environment: Vec<(String, String)>,
+    /// What follows the configuration when it is started.
+    pub arguments: &'static [&'static str],
     child: Option<Child>,
 }
 
@@ -21,7 +23,7 @@ impl Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("items-listen-{}-{number}.toml", std::process::id()));
-        let daemon = Daemon { binary: binary.into(), file, environment: Vec::new(), child: None };
+        let daemon = Daemon { binary: binary.into(), file, environment: Vec::new(), arguments: &["run"], child: None };
         daemon.configure(config);
         daemon
     }
@@ -66,7 +68,7 @@ impl Daemon {
         self.show();
         // A file, and no pipe: what it has logged is there as soon as it goes on, and needs nobody to read it.
         let log = std::fs::File::create(self.log_file()).expect("the log is made");
-        let child = self.command(&["run"]).stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts");
+        let child = self.command(self.arguments).stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts");
         self.child = Some(child);
     }
 

@@ -27,7 +27,7 @@ pub struct Server {
 }
 
 /// Where distributions put the server programs.
-fn bin() -> PathBuf {
+pub fn bin() -> PathBuf {
     if let Some(named) = std::env::var_os("PG_BINDIR") {
         return PathBuf::from(named);
     }

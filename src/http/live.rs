@@ -1,0 +1,194 @@
+//! The stream of documents, by server-sent events: one reader for all who watch, and none while nobody does.
+//!
+//! The reader has a session of its own, so that a page never takes one of those that deliver, and rests at least as long as
+//! to be at work for a tenth of the time. It never gives a question up to ask it again: while the database is silent it
+//! says so, and goes on waiting for the one answer.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::document::{self, Reader};
+use crate::daemon::Current;
+use crate::dispatch::lock;
+
+/// So many pages may be open at once.
+const VIEWERS_MAX: usize = 16;
+/// A document is read at most this often.
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// After a reading the pause is at least so many times as long as the reading.
+const PAUSE_FACTOR: u32 = 9;
+/// After so long without an answer the page says that there is none.
+const SILENCE_SAID_AFTER: Duration = Duration::from_secs(2);
+/// A comment keeps proxies from taking a quiet stream for a dead one.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
+/// After so long a browser that lost the stream asks again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+type Document = Arc<str>;
+
+/// What all streams share.
+#[derive(Clone)]
+pub(super) struct Live(Arc<Inner>);
+
+struct Inner {
+    current: Current,
+    /// Cancelled when the process is to end.
+    stop: CancellationToken,
+    seats: Arc<Semaphore>,
+    latest: watch::Sender<Option<Document>>,
+    /// Whether the reader is there. Held while it is decided that it goes, and that it must come.
+    reading: Mutex<bool>,
+}
+
+/// `GET /api/live`
+pub(super) async fn listen(State(live): State<Live>) -> Response {
+    let Ok(seat) = Arc::clone(&live.0.seats).try_acquire_owned() else {
+        let full = format!("{VIEWERS_MAX} status pages are open already: close one of them\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
+    };
+    let viewer = Viewer { documents: live.watch(), seat, live, is_new: true };
+    let events = stream::unfold(viewer, |mut viewer| async move {
+        let document = viewer.next().await?;
+        let event = Event::default().retry(RETRY_AFTER).data(&*document);
+        Some((Ok::<Event, Infallible>(event), viewer))
+    });
+    let unbuffered = (HeaderName::from_static("x-accel-buffering"), "no");
+    let headers = [(header::CACHE_CONTROL, "no-store"), unbuffered];
+    (headers, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_EVERY))).into_response()
+}
+
+struct Viewer {
+    documents: watch::Receiver<Option<Document>>,
+    live: Live,
+    is_new: bool,
+    #[expect(dead_code, reason = "it is given back when the stream ends")]
+    seat: OwnedSemaphorePermit,
+}
+
+impl Viewer {
+    /// The next document; none once the daemon is to end.
+    async fn next(&mut self) -> Option<Document> {
+        let stop = self.live.0.stop.clone();
+        // What the others see already, a new one sees at once.
+        if std::mem::take(&mut self.is_new)
+            && let Some(document) = self.documents.borrow_and_update().clone()
+        {
+            return Some(document);
+        }
+        loop {
+            tokio::select! {
+                changed = self.documents.changed() => changed.ok()?,
+                () = stop.cancelled() => return None,
+            }
+            if let Some(document) = self.documents.borrow_and_update().clone() {
+                return Some(document);
+            }
+        }
+    }
+}
+
+/// Whatever ends the reader, the next who watches brings another.
+struct Gone(Live);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            *lock(&self.0.0.reading) = false;
+        }
+    }
+}
+
+impl Live {
+    /// Nobody watches yet.
+    pub(super) fn new(current: Current, stop: CancellationToken) -> Live {
+        let seats = Arc::new(Semaphore::new(VIEWERS_MAX));
+        Live(Arc::new(Inner { current, stop, seats, latest: watch::Sender::new(None), reading: Mutex::new(false) }))
+    }
+
+    /// One more watches.
+    fn watch(&self) -> watch::Receiver<Option<Document>> {
+        let mut reading = lock(&self.0.reading);
+        let documents = self.0.latest.subscribe();
+        if !std::mem::replace(&mut *reading, true) {
+            tokio::spawn(self.clone().read());
+        }
+        documents
+    }
+
+    /// Whether anybody does. If not, the reader goes, and what it read is not shown to whoever comes later.
+    fn is_watched(&self) -> bool {
+        let mut reading = lock(&self.0.reading);
+        let is_watched = self.0.latest.receiver_count() > 0;
+        if !is_watched {
+            *reading = false;
+            self.0.latest.send_replace(None);
+        }
+        is_watched
+    }
+
+    /// The reader.
+    async fn read(self) {
+        let _gone = Gone(self.clone());
+        let mut reader = Reader::default();
+        let stop = self.0.stop.clone();
+        while self.is_watched() {
+            let began = Instant::now();
+            tokio::select! {
+                () = self.refresh(&mut reader) => {}
+                () = self.0.latest.closed() => {
+                    // It may be in the middle of an answer.
+                    reader = Reader::default();
+                    continue;
+                }
+                () = stop.cancelled() => return,
+            }
+            let pause = READ_EVERY.saturating_sub(began.elapsed()).max(began.elapsed() * PAUSE_FACTOR);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.0.latest.closed() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Reads one document, and shows it.
+    async fn refresh(&self, reader: &mut Reader) {
+        // Anew for every document: a reload makes another one.
+        let daemon = self.0.current.daemon();
+        let began = Instant::now();
+        let found = {
+            let mut reading = pin!(reader.read(&daemon));
+            loop {
+                match tokio::time::timeout(SILENCE_SAID_AFTER, &mut reading).await {
+                    Ok(found) => break found,
+                    Err(_) => {
+                        let silence = format!("the database has not answered for {} s", began.elapsed().as_secs());
+                        self.show(document::without_database(&daemon, &silence));
+                    }
+                }
+            }
+        };
+        self.show(match found {
+            // (Large ones take their time, and the daemon has one thread.)
+            Ok(found) => {
+                let built = tokio::task::spawn_blocking(move || document::build(&daemon, &found)).await;
+                built.unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+            }
+            Err(error) => document::without_database(&daemon, &error.to_string()),
+        });
+    }
+
+    fn show(&self, document: String) {
+        self.0.latest.send_replace(Some(document.into()));
+    }
+}
