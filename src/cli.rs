@@ -12,6 +12,7 @@ mod recount;
 mod run;
 mod settings;
 mod status;
+mod terminal;
 mod test;
 mod trigger;
 
@@ -93,14 +94,7 @@ enum Command {
         table: Option<String>,
     },
     /// Look at file, database and endpoints; every finding with its remedy
-    Check {
-        /// The file only
-        #[arg(long)]
-        offline: bool,
-        /// The findings as JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Check(check::Check),
     /// Put schema and triggers for the configured watches in place; idempotent
     Install {
         /// Print the SQL for a DBA instead
@@ -129,11 +123,7 @@ enum Command {
         watch: Option<String>,
     },
     /// How everything stands, from the database alone
-    Status {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Status(status::Show),
     /// Rule tests: readings over time and the events expected of them; no database, no network
     Test {
         /// Files of tests; each names its configuration, unless --config does
@@ -262,8 +252,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     if let Command::Init { table } = cli.command.as_ref().unwrap_or(&Command::Run) {
         return init::run(&location, table.as_deref());
     }
-    if let Some(Command::Check { offline, json }) = cli.command {
-        return check::run(&location, offline, json).await;
+    if let Some(Command::Check(args)) = cli.command {
+        return check::run(&location, args).await;
     }
     if let Some(Command::Test { files, json }) = &cli.command {
         return test::run(&location, files, *json);
@@ -289,7 +279,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Some(Command::Config { .. }) => Ok(0),
         Some(Command::Uninstall) => install::uninstall(&config).await,
         Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,
-        Some(Command::Status { json }) => status::run(&config, json).await,
+        Some(Command::Status(args)) => status::run(&config, args).await,
         Some(Command::Alerts { command: AlertsCommand::List(args) }) => alerts::list(&config, &args).await,
         Some(Command::Alerts { command: AlertsCommand::Read(args) }) => alerts::read(&config, &args).await,
         Some(Command::Deliveries { command }) => match command {
@@ -304,11 +294,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
             }
         },
         Some(
-            Command::Init { .. }
-            | Command::Check { .. }
-            | Command::Test { .. }
-            | Command::Completions { .. }
-            | Command::Man { .. },
+            Command::Init { .. } | Command::Check(_) | Command::Test { .. } | Command::Completions { .. } | Command::Man { .. },
         ) => Ok(0),
     }
 }
@@ -348,7 +334,9 @@ fn print_bytes(bytes: &[u8]) {
 
 /// What comes from a database or an endpoint must not steer the terminal.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    // Marks that turn the direction of a text, or take no room, would make one name look like another.
+    let steers = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    text.chars().map(|c| if c.is_control() || steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use crate::chaos::point;
 use crate::config::{Config, Database};
+use crate::db::explain;
 use crate::db::pool::Pool;
 use crate::db::schema::Schema;
 use crate::db::session::Connector;
@@ -228,6 +229,7 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
             tracing::warn!(
                 database = daemon.connector.describe(),
                 error = message,
+                remedy = explain::remedy(&error, &daemon.connector),
                 "no database session; trying again for as long as it takes"
             );
         }

@@ -2,6 +2,8 @@
 
 pub mod answers;
 pub mod connect;
+pub mod explain;
+pub mod horizon;
 pub mod locks;
 pub mod migrate;
 pub mod patience;

@@ -61,6 +61,17 @@ impl Error {
         self.sqlstate().is_some_and(|state| state.starts_with("42") || state == "0A000")
     }
 
+    /// An error and what caused it, in one line.
+    pub fn chain(error: &dyn std::error::Error) -> String {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        text
+    }
+
     /// The SQLSTATE, if the database gave one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
@@ -93,15 +104,7 @@ impl fmt::Display for Error {
                     }
                     Ok(())
                 }
-                None => {
-                    write!(f, "{error}")?;
-                    let mut source = std::error::Error::source(error);
-                    while let Some(cause) = source {
-                        write!(f, ": {cause}")?;
-                        source = cause.source();
-                    }
-                    Ok(())
-                }
+                None => f.write_str(&Error::chain(error)),
             },
         }
     }

@@ -105,7 +105,9 @@ fn checked(
             super::Target::Log => None,
         }))
         .collect();
-    config.hash = short_hash(&format!("{config:?} {secrets:?}"));
+    let keys: Vec<String> =
+        config.endpoints.iter().filter_map(|endpoint| Some(endpoint.encryption_key.as_ref()?.fingerprint())).collect();
+    config.hash = short_hash(&format!("{config:?} {secrets:?} {keys:?}"));
     Ok(config)
 }
 

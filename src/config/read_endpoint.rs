@@ -105,10 +105,20 @@ fn target(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Target> 
             return None;
         }
     };
-    for (name, present) in [("app_id", app_id.is_some()), ("key", key.is_some()), ("secret", secret.is_some())] {
-        if !present {
-            let or_file = if name == "secret" { " (or secret_file)" } else { "" };
-            mistakes.add(section.origin(), format!("{}: missing{or_file}", section.name(name)));
+    let values = [
+        ("app_id", app_id.as_ref().map(|(text, origin)| (text.as_str(), *origin))),
+        ("key", key.as_ref().map(|(text, origin)| (text.as_str(), *origin))),
+        ("secret", secret.as_ref().map(|(secret, origin)| (secret.expose(), *origin))),
+    ];
+    for (name, value) in values {
+        let or_file = if name == "secret" { " (or secret_file)" } else { "" };
+        match value {
+            None => mistakes.add(section.origin(), format!("{}: missing{or_file}", section.name(name))),
+            // It would sign, and be refused.
+            Some((text, origin)) if text.trim().is_empty() => {
+                mistakes.add(origin, format!("{}{or_file}: empty; the application's own is wanted", section.name(name)));
+            }
+            Some(_) => {}
         }
     }
     Some(Target::Pusher(Pusher { url, app_id: app_id?.0, key: key?.0, secret: secret?.0, sign_path }))

@@ -218,13 +218,7 @@ impl Connector {
     /// # Errors
     /// What is in the way and what to do; or the database cannot be reached.
     pub async fn require_direct(&self) -> Result<(), Error> {
-        let (one, two) = (self.bare(Purpose::Work).await?, self.bare(Purpose::Work).await?);
-        let first = backend(&one).await?;
-        two.batch_execute("BEGIN").await?;
-        let other = backend(&two).await?;
-        let pooled = first == other || backend(&one).await? != first;
-        two.batch_execute("ROLLBACK").await?;
-        if !pooled {
+        if !self.is_pooled().await? {
             return Ok(());
         }
         Err(Error::Unavailable(format!(
@@ -232,6 +226,20 @@ impl Connector {
              point database.url at the server itself, or at a pool in session mode",
             self.describe()
         )))
+    }
+
+    /// Whether a pooler gives each transaction another server session: see [`Connector::require_direct`].
+    ///
+    /// # Errors
+    /// The database cannot be reached, or refuses.
+    pub async fn is_pooled(&self) -> Result<bool, Error> {
+        let (one, two) = (self.bare(Purpose::Work).await?, self.bare(Purpose::Work).await?);
+        let first = backend(&one).await?;
+        two.batch_execute("BEGIN").await?;
+        let other = backend(&two).await?;
+        let pooled = first == other || backend(&one).await? != first;
+        two.batch_execute("ROLLBACK").await?;
+        Ok(pooled)
     }
 
     /// Refuses a standby, on which nothing can be written.
@@ -250,7 +258,10 @@ impl Connector {
     }
 
     /// A session without any settings.
-    async fn bare(&self, purpose: Purpose) -> Result<Client, Error> {
+    ///
+    /// # Errors
+    /// The database cannot be reached, or refuses.
+    pub async fn bare(&self, purpose: Purpose) -> Result<Client, Error> {
         let (client, driver) = self.open(purpose).await?;
         tokio::spawn(async move {
             // Whoever uses the client sees the error there.

@@ -63,6 +63,19 @@ impl Changes {
     }
 }
 
+/// A definition as it is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// The table, quoted.
+    pub relation: Option<String>,
+    /// The columns of its key.
+    pub key: Vec<String>,
+    /// Their types.
+    pub types: Vec<u32>,
+    /// The text that identifies its generation.
+    pub text: String,
+}
+
 /// A kind of relation whose statement triggers see their rows.
 const WATCHABLE: [&str; 2] = ["r", "p"];
 /// PostgreSQL passes no more arguments than 100 to a function: a name and a value each.
@@ -121,6 +134,31 @@ impl Definition {
             format!(" / {} {:?} {} {:?}", self.counts, self.measure, self.touch, self.changes)
         };
         format!("{} / {} / {} / {} / {:?}{more} / {templates}", self.relation, self.condition, self.parts, self.key, self.types)
+    }
+
+    /// What is another than in the definition that is installed, in words; nothing where it is the same.
+    pub fn differences(&self, key: &[String], before: &Before) -> Vec<&'static str> {
+        let templates = format!(" / {}", crate::watch::short_hash(super::trigger::TEMPLATE));
+        let now = self.text();
+        if now == before.text {
+            return Vec::new();
+        }
+        let relation = before.relation.as_deref().unwrap_or_default();
+        let parts = [
+            (relation != self.relation, "its table"),
+            (before.key != key, "its key"),
+            (before.key == key && before.types != self.types, "the type of a column of its key"),
+            (!before.text.starts_with(&format!("{relation} / {} / ", self.condition)), "its where"),
+            (!before.text.ends_with(&templates), "the triggers of this version of items-listen"),
+        ];
+        let mut differ: Vec<&str> = parts.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect();
+        let middle = |text: &str| text.rsplit_once(" / ").map(|(middle, _)| middle.to_owned());
+        // What comes after the key's types tells of itself only where all before it is the same.
+        let known = ["its table", "its key", "the type of a column of its key", "its where"];
+        if !differ.iter().any(|what| known.contains(what)) && middle(&before.text) != middle(&now) {
+            differ.push("what is measured, or which changes are told");
+        }
+        differ
     }
 
     /// Whether there is a condition on a row.

@@ -104,6 +104,86 @@ async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, def
     Ok(Outcome::Done { corrected })
 }
 
+/// How the counts of a watch compare with its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// They are exact.
+    Exact,
+    /// So many keys are wrong, and these most.
+    Drift {
+        /// How many.
+        keys: i64,
+        /// Some of them, in words.
+        worst: Vec<String>,
+    },
+    /// It cannot be said: why.
+    Unknown(String),
+}
+
+/// Compares the counts of a watch with its table, in one snapshot in which what is not folded yet counts as folded. It
+/// changes nothing, and gives way to whoever needs a strong lock on the table.
+///
+/// # Errors
+/// A table that is gone, an expression that fails, a missing privilege.
+pub async fn compare(
+    connector: &Connector,
+    schema: &Schema,
+    installed: &super::install::Installed,
+    definition: &Definition,
+) -> Result<Compared, Error> {
+    if !definition.counts {
+        return Ok(Compared::Unknown("it keeps no counts: its rules tell changes of rows".to_owned()));
+    }
+    let client = connector.session(Purpose::Recount).await?;
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    let guard = tokio::spawn(guard(connector.clone(), definition.relation.clone(), pid));
+    let compared = look(&client, schema, installed, definition).await;
+    guard.abort();
+    match compared {
+        Err(error) if error.sqlstate() == Some("57014") => {
+            Ok(Compared::Unknown("another session needed the table, and the comparison gave way".to_owned()))
+        }
+        Err(error) if error.sqlstate() == Some("55P03") => {
+            Ok(Compared::Unknown("another session has the table locked".to_owned()))
+        }
+        compared => compared,
+    }
+}
+
+async fn look(
+    client: &Client,
+    schema: &Schema,
+    installed: &super::install::Installed,
+    definition: &Definition,
+) -> Result<Compared, Error> {
+    // TRUNCATE is not MVCC-safe: the lock comes before the snapshot.
+    let begin =
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE", definition.relation);
+    client.batch_execute(&begin).await?;
+    let due = schema.sql(
+        "SELECT (SELECT min(reason) FROM items_listen.marker WHERE watch = $1),
+                EXISTS (SELECT FROM items_listen.watch WHERE id = $1 AND generation = $2)",
+    );
+    let row = client.query_one(due.as_str(), &[&installed.id, &installed.generation]).await?;
+    if let Some(reason) = row.get::<_, Option<String>>(0) {
+        return Ok(Compared::Unknown(format!("a recount is due anyway ({reason}), which the daemon does")));
+    }
+    if !row.get::<_, bool>(1) {
+        return Ok(Compared::Unknown("its definition was changed meanwhile".to_owned()));
+    }
+    let sql = trigger::drift(schema, installed.id, installed.generation, definition);
+    let rows = client.query(sql.as_str(), &[]).await?;
+    client.batch_execute("COMMIT").await?;
+    let Some(first) = rows.first() else { return Ok(Compared::Exact) };
+    let summed = definition.measure.is_some();
+    let word = |row: &tokio_postgres::Row| {
+        let (key, truth, known): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let sums = format!(", sum {} and not {}", row.get::<_, String>(3), row.get::<_, String>(4));
+        format!("key {key}: {truth} rows and not {known}{}", if summed { sums } else { String::new() })
+    };
+    Ok(Compared::Drift { keys: first.get(5), worst: rows.iter().map(word).collect() })
+}
+
 /// Cancels the recount when somebody has waited for a stronger lock on the table for too long.
 async fn guard(connector: Connector, relation: String, pid: i32) -> Result<(), Error> {
     let client = connector.session(Purpose::Work).await?;

@@ -165,29 +165,37 @@ fn put_in(text: &str, filling: &[(&str, &str)]) -> String {
 /// `sql/recount.sql`, filled in: the statement that counts, and the one that corrects.
 pub fn recount(schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> [String; 2] {
     const RECOUNT: &str = include_str!("../../sql/recount.sql");
+    ["truth", "correction"].map(|title| counting(&section_of(RECOUNT, title), schema, watch, generation, definition))
+}
+
+/// `sql/drift.sql`, filled in: by how much the counts are wrong.
+pub fn drift(schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> String {
+    counting(include_str!("../../sql/drift.sql"), schema, watch, generation, definition)
+}
+
+/// A statement that counts a table, filled in.
+fn counting(text: &str, schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> String {
     let measure = definition.measure.as_ref().map(|measure| measure.sql(schema));
     let sum = measure.map_or_else(|| "0::numeric".to_owned(), |measure| format!("coalesce(sum({measure}), 0)"));
     let grouped: String = definition.grouping.iter().map(|(expression, name)| format!("{expression} AS {name}, ")).collect();
     let expressions: Vec<&str> = definition.grouping.iter().map(|(expression, _)| expression.as_str()).collect();
     let group = if expressions.is_empty() { String::new() } else { format!("GROUP BY {}", expressions.join(", ")) };
-    ["truth", "correction"].map(|title| {
-        let text = section_of(RECOUNT, title)
-            .replace("{id}", &watch.to_string())
-            .replace("{generation}", &generation.to_string())
-            .replace("{touch}", if definition.touch { "true" } else { "false" });
-        put_in(
-            &schema.sql(&text),
-            &[
-                ("{relation}", &definition.relation),
-                ("{key}", &definition.key),
-                ("{parts}", &definition.parts),
-                ("{grouped}", &grouped),
-                ("{group}", &group),
-                ("{sum}", &sum),
-                ("{counted}", &definition.counted),
-            ],
-        )
-    })
+    let text = text
+        .replace("{id}", &watch.to_string())
+        .replace("{generation}", &generation.to_string())
+        .replace("{touch}", if definition.touch { "true" } else { "false" });
+    put_in(
+        &schema.sql(&text),
+        &[
+            ("{relation}", &definition.relation),
+            ("{key}", &definition.key),
+            ("{parts}", &definition.parts),
+            ("{grouped}", &grouped),
+            ("{group}", &group),
+            ("{sum}", &sum),
+            ("{counted}", &definition.counted),
+        ],
+    )
 }
 
 #[cfg(test)]

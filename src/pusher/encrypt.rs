@@ -51,6 +51,11 @@ impl Key {
         bytes.try_into().map(Key).map_err(|_| wrong())
     }
 
+    /// What tells it from another, and from which it cannot be had.
+    pub fn fingerprint(&self) -> String {
+        crate::watch::short_hash(&STANDARD.encode(self.0))
+    }
+
     fn of_channel(&self, channel: &str) -> XSalsa20Poly1305 {
         let key: [u8; KEY_BYTES] = Sha256::new().chain_update(channel).chain_update(self.0).finalize().into();
         XSalsa20Poly1305::new(&key.into())

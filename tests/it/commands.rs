@@ -89,7 +89,7 @@ async fn check_finds_and_says_the_remedy() {
     database.sql("ALTER TABLE orders DISABLE TRIGGER items_listen_1_insert; DROP TRIGGER items_listen_1_delete ON orders").await;
     insert(&database, 1, 1).await;
     let (_, out, _) = daemon.run(&["check"]).await;
-    assert!(out.contains("missing public.orders") && out.contains("disabled public.orders"), "{out}");
+    assert!(out.contains("missing on public.orders") && out.contains("disabled on public.orders"), "{out}");
     daemon.start().await;
     exact(&database, "orders", TRUE_ORDERS).await;
     support::eventually("all triggers are back", async || {

@@ -275,3 +275,21 @@ fn measures_changes_and_lookups_that_cannot_be_are_each_explained() {
     let key = GOOD.replace("[endpoints.main]", "[endpoints.main]\nencryption_key = \"hush-hush\"");
     assert!(mistakes(&key)[0].contains("32 bytes in base64") && !mistakes(&key)[0].contains("hush"), "{:?}", mistakes(&key));
 }
+
+#[test]
+fn the_hash_changes_with_whatever_changes_secrets_included_and_with_nothing_else() {
+    let keyed = GOOD.replace("secret = ", "encryption_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"\nsecret = ");
+    let variants = [
+        GOOD.to_owned(),
+        GOOD.replace("hush-hush", "hush"),
+        GOOD.replace("app@", "app:word@"),
+        GOOD.replace("= 20", "= 21"),
+        GOOD.replace("many", "more"),
+        keyed.clone(),
+        keyed.replace("MDEy", "MTEy"),
+    ];
+    let hash = |text: &String| load(text, &[]).expect("it is right").hash;
+    let different: BTreeSet<String> = variants.iter().map(hash).collect();
+    assert_eq!(different.len(), variants.len());
+    assert_eq!(hash(&GOOD.to_owned()), hash(&format!("# a remark\n{GOOD}")));
+}

@@ -32,6 +32,9 @@ impl Daemon {
     pub fn configure(&self, config: &str) {
         let http = if config.contains("[http]") { "" } else { "\n[http]\nlisten = \"127.0.0.1:0\"\n" };
         std::fs::write(&self.file, format!("{config}{http}")).expect("the configuration is written");
+        // A secret stands in it.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&self.file, private).expect("it is the owner's alone");
     }
 
     /// Gives it another environment variable, from the next start on.

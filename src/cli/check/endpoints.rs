@@ -1,0 +1,183 @@
+//! The third depth: whether each endpoint accepts a signed request, and why not.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::finding::{Findings, Id};
+use super::progress::told;
+use crate::config::{Config, Endpoint, Target};
+use crate::db::explain;
+use crate::pusher::classify::{Answer, SKEW_SECONDS_MAX, effective_status};
+use crate::pusher::client::Client;
+
+/// A person waits: what has not answered by then is said not to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// A clock that is further off than this will be too far off soon.
+const SKEW_SECONDS_WARNED: u64 = 60;
+
+/// Asks all of them at once.
+pub(super) async fn look(config: &Config) -> Findings {
+    let mut all = Findings::default();
+    for findings in join_all(config.endpoints.iter().map(one)).await {
+        all.extend(findings);
+    }
+    all
+}
+
+async fn one(endpoint: &Endpoint) -> Findings {
+    let mut findings = Findings::default();
+    let subject = format!("endpoint {}", endpoint.name);
+    let Target::Pusher(pusher) = &endpoint.target else {
+        findings.ok(Id::Endpoint, &subject, "lines on stdout");
+        return findings;
+    };
+    let client = match Client::new(pusher, endpoint.timeout.min(ANSWER_WITHIN)) {
+        Ok(client) => client,
+        Err(error) => {
+            findings.error(Id::EndpointTls, &subject, error.to_string(), "mend what this machine has for TLS (its certificates)");
+            return findings;
+        }
+    };
+    let started = std::time::Instant::now();
+    let answer = told(&format!("asking {}", pusher.url), client.get("channels", &[])).await;
+    judge(&subject, &pusher.url, &answer, started.elapsed(), &mut findings);
+    findings
+}
+
+fn judge(subject: &str, url: &url::Url, answer: &Answer, took: Duration, findings: &mut Findings) {
+    let (status, body, skew) = match answer {
+        Answer::Http { status, body, skew, .. } => (effective_status(*status, body), body.as_str(), *skew),
+        Answer::NoConnection(error) => return not_connected(subject, url, error, findings),
+        Answer::TimedOut => {
+            findings.unreachable = true;
+            return findings.error(
+                Id::EndpointSilent,
+                subject,
+                format!("{url} does not answer within {:.0} s", took.as_secs_f64()),
+                "a firewall that drops packets, a wrong address, or a server that stands still",
+            );
+        }
+    };
+    let far = skew.filter(|skew| skew.unsigned_abs() > SKEW_SECONDS_MAX);
+    match (status, far) {
+        (200..=299, _) => {
+            findings.ok(Id::Endpoint, subject, format!("{url} accepts our signature, {status} in {} ms", took.as_millis()));
+        }
+        (401, Some(skew)) => {
+            return findings.error(
+                Id::EndpointClock,
+                subject,
+                format!(
+                    "{url} refuses our signature (401): by its clock we are {}, and {SKEW_SECONDS_MAX} s are allowed",
+                    off(skew)
+                ),
+                "set the clock of this machine, or the endpoint's (NTP: timedatectl)",
+            );
+        }
+        (401 | 403, _) => findings.error(
+            Id::EndpointSignature,
+            subject,
+            format!("{url} refuses our signature ({status}): {}", short(body)),
+            "compare key and secret with the server's; behind a path, sign_path (Soketi wants it signed)",
+        ),
+        (404, _) => findings.error(
+            Id::EndpointApplication,
+            subject,
+            format!("{url} knows no such application (404): {}", short(body)),
+            "compare app_id with the server's; is there a path in url that is too much, or missing?",
+        ),
+        (300..=399, _) => findings.error(
+            Id::EndpointAnswer,
+            subject,
+            format!("{url} redirects us ({status}), which is not followed"),
+            "write the address that it leads to, such as https:// for http://",
+        ),
+        (429 | 500..=599, _) => findings.error(
+            Id::EndpointAnswer,
+            subject,
+            format!("{url} answers {status}: {}", short(body)),
+            "look at the server's own log; what is to be sent is kept and tried again",
+        ),
+        _ => findings.error(
+            Id::EndpointAnswer,
+            subject,
+            format!("{url} answers {status}: {}", short(body)),
+            "is this the HTTP API of a Pusher-compatible server (and not its WebSocket port, or a web page)?",
+        ),
+    }
+    if let Some(skew) = skew.filter(|skew| skew.unsigned_abs() > SKEW_SECONDS_WARNED) {
+        findings.warn(
+            Id::EndpointClock,
+            subject,
+            format!("by its clock we are {}; signatures are refused beyond {SKEW_SECONDS_MAX} s", off(skew)),
+            "set the clock of this machine, or the endpoint's (NTP: timedatectl)",
+        );
+    }
+}
+
+fn not_connected(subject: &str, url: &url::Url, error: &str, findings: &mut Findings) {
+    findings.unreachable = true;
+    let what = format!("{url}: {error}");
+    match explain::tls(error) {
+        Some(remedy) => findings.error(Id::EndpointTls, subject, what, remedy),
+        None if error.contains("dns error") || error.contains("failed to lookup") => findings.error(
+            Id::EndpointConnection,
+            subject,
+            what,
+            "the host's name is not known here: correct it in url, or look at this machine's DNS",
+        ),
+        None => findings.error(
+            Id::EndpointConnection,
+            subject,
+            what,
+            "nothing listens there, or it broke off: start the server, correct host and port (http:// or https://?) in url",
+        ),
+    }
+}
+
+/// From by how much the endpoint is ahead of us.
+fn off(skew: i64) -> String {
+    if skew > 0 { format!("{skew} s behind") } else { format!("{} s ahead", skew.unsigned_abs()) }
+}
+
+/// A web page that answers in an API's place is recognised by its first words.
+fn short(body: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    let line: String = body.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= CHARS_MAX { line } else { line.chars().take(CHARS_MAX).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::check::finding::Level;
+
+    fn found(answer: &Answer) -> Vec<(&'static str, Level)> {
+        let (mut findings, url) = (Findings::default(), url::Url::parse("https://e.example").expect("a URL"));
+        judge("endpoint main", &url, answer, Duration::from_millis(3), &mut findings);
+        findings.all.iter().map(|finding| (finding.id.as_str(), finding.level)).collect()
+    }
+
+    fn http(status: u16, skew: i64) -> Answer {
+        Answer::Http { status, body: String::new(), retry_after: None, skew: Some(skew) }
+    }
+
+    #[test]
+    fn each_answer_is_explained() {
+        let error = |id| vec![(id, Level::Error)];
+        assert_eq!(found(&http(200, 0)), [("endpoint", Level::Ok)]);
+        assert_eq!(found(&http(200, 60)), [("endpoint", Level::Ok)]);
+        assert_eq!(found(&http(200, -61)), [("endpoint", Level::Ok), ("endpoint-clock", Level::Warning)]);
+        assert_eq!(found(&http(401, 0)), error("endpoint-signature"));
+        assert_eq!(found(&http(401, 601)), error("endpoint-clock"));
+        assert_eq!(found(&http(403, 0)), error("endpoint-signature"));
+        assert_eq!(found(&http(404, 0)), error("endpoint-application"));
+        for status in [301, 500, 429, 418] {
+            assert_eq!(found(&http(status, 0)), error("endpoint-answer"));
+        }
+        assert_eq!(found(&Answer::TimedOut), error("endpoint-silent"));
+        assert_eq!(found(&Answer::NoConnection("connection refused".into())), error("endpoint-connection"));
+        assert_eq!(found(&Answer::NoConnection("invalid peer certificate: Expired".into())), error("endpoint-tls"));
+    }
+}
