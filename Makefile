@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e screenshots chaos mutations upgrade upgrade-dump docs bench bench-micro plots fuzz lint doc ci clean
+.PHONY: help demo test e2e screenshots chaos mutations upgrade upgrade-dump docs bench bench-micro plots fuzz deb package-test lint doc ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,7 +15,8 @@ demo: ## The main job on a throw-away PostgreSQL, about half a minute (FOR=forev
 test: ## All tests, on a PostgreSQL that they start themselves
 	@scripts/tools cargo cc
 	@bin=$$(scripts/postgres) && pgbouncer=$$(scripts/pgbouncer) && faketime=$$(scripts/faketime) && promtool=$$(scripts/promtool) \
-		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime PROMTOOL=$$promtool \
+		&& analyze=$$(scripts/systemd-analyze) \
+		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime PROMTOOL=$$promtool SYSTEMD_ANALYZE=$$analyze \
 		RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked
 
 e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; a page in a real Chromium
@@ -77,6 +78,14 @@ fuzz: ## Every fuzz target for ten minutes (not part of ci)
 bench-micro: ## What the pure parts cost: classify, step, template, sign, encode, parse (ONLY=part of a name)
 	@scripts/tools cargo cc
 	cargo bench --locked --bench micro -- $(ONLY)
+
+deb: ## The Debian package, into target/debian
+	@scripts/tools cargo cc
+	@scripts/deb
+
+package-test: ## The Debian package installed, started, upgraded and purged, under a systemd of its own (root; not part of ci)
+	@scripts/tools cargo cc
+	@tests/packaging/run
 
 lint: ## Formatting, clippy, rustdoc: warnings are errors
 	cargo fmt --check

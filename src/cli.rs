@@ -2,10 +2,12 @@
 
 mod alerts;
 mod check;
+mod completions;
 mod deliveries;
 mod echo;
 mod init;
 mod install;
+mod man;
 mod recount;
 mod run;
 mod settings;
@@ -26,11 +28,12 @@ use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
 use crate::logging::LogFormat;
+use crate::version;
 use deliveries::Filter;
 
 /// Watches counts in PostgreSQL and publishes threshold alerts to Pusher-compatible endpoints.
 #[derive(Debug, Parser)]
-#[command(name = "items-listen", version, about)]
+#[command(name = "items-listen", version = version::SHORT, long_version = version::LONG, about)]
 struct Cli {
     #[command(flatten)]
     location: LocationArgs,
@@ -140,6 +143,16 @@ enum Command {
         #[command(subcommand)]
         command: DeliveriesCommand,
     },
+    /// Print a shell's completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write one for every command
+    Man {
+        /// A directory for the pages of all commands; it is made if there is none
+        directory: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -245,6 +258,12 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
     if let Some(Command::Test { files, json }) = &cli.command {
         return test::run(&location, files, *json);
     }
+    if let Some(Command::Completions { shell }) = cli.command {
+        return completions::run(shell);
+    }
+    if let Some(Command::Man { directory }) = &cli.command {
+        return man::run(directory.as_deref());
+    }
     if let Some(Command::Config { command, json }) = cli.command {
         return settings::run(&location, command, json);
     }
@@ -274,7 +293,9 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
                 deliveries::discard(&config, &which, json).await
             }
         },
-        Some(Command::Init { .. } | Command::Check(_) | Command::Test { .. }) => Ok(0),
+        Some(
+            Command::Init { .. } | Command::Check(_) | Command::Test { .. } | Command::Completions { .. } | Command::Man { .. },
+        ) => Ok(0),
     }
 }
 
@@ -302,9 +323,13 @@ async fn require_schema(client: &tokio_postgres::Client, schema: &Schema) -> Res
 
 /// Results go to stdout; a reader that went away is no failure of ours.
 fn print(text: &str) {
+    print_bytes(format!("{text}\n").as_bytes());
+}
+
+fn print_bytes(bytes: &[u8]) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
-    let _closed = writeln!(out, "{text}").and_then(|()| out.flush());
+    let _closed = out.write_all(bytes).and_then(|()| out.flush());
 }
 
 /// What comes from a database or an endpoint must not steer the terminal.

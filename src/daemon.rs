@@ -13,6 +13,8 @@ mod keep;
 pub mod reload;
 mod session;
 mod start;
+mod summary;
+pub mod systemd;
 
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
@@ -37,6 +39,7 @@ use crate::metrics::{self, Exporter};
 use crate::retry::Retry;
 use health::Health;
 use reload::Reloads;
+use systemd::Supervisor;
 
 /// The whole orderly end takes no longer than this.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -79,6 +82,8 @@ pub struct Daemon {
 pub struct Process {
     /// What `/readyz` says.
     pub health: Arc<Health>,
+    /// Whoever started this process, and watches over it.
+    pub supervisor: Arc<Supervisor>,
     /// Readings that were received and are not yet committed: they outlive the session that heard them.
     pub readings: Arc<Mutex<Vec<Received>>>,
     /// The names under which this process is, or was, in the database: one per configuration.
@@ -144,6 +149,7 @@ pub async fn run(
     let (mut daemon, mut running) = Daemon::build(config, &process)?;
     let current = Current(Arc::new(Mutex::new(daemon.clone())));
     let http = http.map(|(listener, exporter)| crate::http::serve(listener, current.clone(), exporter, process.stop.clone()));
+    process.supervisor.status(&format!("connecting to {}", daemon.connector.describe()));
     let mut former = JoinSet::new();
     let ended = loop {
         let (next, next_running) = match Box::pin(until_reload(&daemon, &mut reloads)).await {
@@ -153,6 +159,7 @@ pub async fn run(
         };
         *lock(&current.0) = next.clone();
         point!("reload.swapped");
+        systemd::ready("reloaded: counting and folding what is there");
         let (before, before_running) = (std::mem::replace(&mut daemon, next), std::mem::replace(&mut running, next_running));
         // What it has under way it finishes beside its successor: an endpoint that hangs holds no reload up.
         former.spawn(leave(before, before_running));
@@ -203,6 +210,7 @@ async fn until_reload(daemon: &Daemon, reloads: &mut Reloads) -> Result<Option<(
 async fn sessions(daemon: &Daemon) -> Result<(), Error> {
     let mut attempts = 0;
     while !daemon.stop.is_cancelled() {
+        daemon.process.supervisor.alive();
         let connected = daemon.health.connections();
         let error = match session::run(daemon).await {
             Ok(()) => return Ok(()),
@@ -225,6 +233,8 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
                 "no database session; trying again for as long as it takes"
             );
         }
+        // Started all the same: a database that is down is waited for, and no reason to start us again.
+        daemon.process.supervisor.started(&format!("no database session: {message}; trying again for as long as it takes"));
         let delay = RECONNECT.delay(attempts, rand::random(), None);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}

@@ -78,3 +78,4 @@ pub mod db;
 pub mod error;
 pub mod json;
 pub mod logging;
+pub mod version;

@@ -48,7 +48,7 @@ fn heed_signals(location: &Location, process: &Process) -> std::io::Result<Reloa
             }
         };
         tracing::info!("{name}: finishing what is under way");
-        let _notified = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        daemon::systemd::stopping();
         stop.cancel();
     });
     Ok(reloads)

@@ -1,7 +1,6 @@
 //! From the tree to a checked [`Config`].
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::document::{Entry, Mistake, Node, Origin, Value, parse};
@@ -11,7 +10,7 @@ use super::read_endpoint::endpoints;
 use super::read_watch::{NO_ENDPOINT, default_watch, watches};
 use super::reader::{Mistakes, Section};
 use super::rehearse::rehearse;
-use super::{Config, Database, Doorbell, Endpoint, Install, Secret};
+use super::{Config, Database, Doorbell, Endpoint, Install, Secret, secret_file};
 use crate::retention::Retention;
 use crate::watch::{Watch, short_hash};
 
@@ -231,13 +230,17 @@ pub(super) fn secret<'a>(
             None
         }
         (Some((secret, origin)), None) => Some((Secret::new(secret), origin)),
-        (None, Some((path, origin))) => match std::fs::read_to_string(Path::new(&path)) {
-            Ok(secret) => Some((Secret::new(secret.trim_end_matches(['\r', '\n'])), origin)),
-            Err(error) => {
-                mistakes.add(origin, format!("{}: {path} cannot be read: {error}", section.name(file_key)));
-                None
+        (None, Some((path, origin))) => {
+            let path = secret_file::find(&path, mistakes.file(), origin);
+            match std::fs::read_to_string(&path) {
+                Ok(secret) => Some((Secret::new(secret.trim_end_matches(['\r', '\n'])), origin)),
+                Err(error) => {
+                    let what = format!("{}: {} cannot be read: {error}", section.name(file_key), path.display());
+                    mistakes.add(origin, what);
+                    None
+                }
             }
-        },
+        }
         (None, None) => None,
     }
 }

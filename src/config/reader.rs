@@ -18,6 +18,11 @@ impl Mistakes {
         Mistakes { file: file.to_owned(), found }
     }
 
+    /// The file's name.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Notes a mistake.
     pub fn add(&mut self, origin: &Origin, what: impl Into<String>) {
         self.found.push(Mistake { place: place(&self.file, origin), what: what.into() });

@@ -136,6 +136,13 @@ impl Health {
         lock(&self.degraded).remove(watch)
     }
 
+    /// The watches that cannot be served, by name.
+    pub fn degraded_watches(&self) -> Vec<String> {
+        let mut names: Vec<String> = lock(&self.degraded).iter().cloned().collect();
+        names.sort();
+        names
+    }
+
     /// Forgets watches that are no longer configured.
     pub fn forget_watches_but<'a>(&self, names: impl Iterator<Item = &'a str>) {
         let names: HashSet<&str> = names.collect();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{Daemon, Running};
+use super::{Daemon, Running, systemd};
 use crate::config::{self, Config, Location};
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
@@ -32,6 +32,8 @@ impl Reloads {
         loop {
             self.asked.notified().await;
             tracing::info!(config = daemon.config.file, "reloading the configuration");
+            // Over when the next daemon is in force, or is refused: `systemctl reload` waits for that.
+            systemd::reloading();
             match self.build(daemon).await {
                 Ok(next) => {
                     let (before, now) = (&daemon.config.hash, &next.0.config.hash);
@@ -45,6 +47,7 @@ impl Reloads {
                     say(&error);
                     daemon.health.reloaded(false);
                     metrics::reloaded(false);
+                    systemd::ready("not reloaded: the configuration that runs stays in force");
                 }
             }
         }

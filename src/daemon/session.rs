@@ -17,6 +17,7 @@ use self::sweeps::Sweeps;
 use super::housekeeping::House;
 use super::keep::{Keeper, News};
 use super::start::{daemon_watch, doorbell_on, free_doubted, id_of, install_all};
+use super::summary::Reporter;
 use super::{Daemon, POLL_WITHOUT_DOORBELL, instance};
 use crate::chaos::{self, Mutation, point};
 use crate::config::Install;
@@ -31,7 +32,7 @@ use crate::source::listen::{self, Listening};
 use crate::source::poll::{self, Beat, Telling};
 
 /// No fold takes so long: what is waited for is lost, though its socket may not know.
-const FOLD_PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const FOLD_PATIENCE: Duration = Duration::from_secs(300);
 /// How long the daemon stays awake at least while another replica folds.
 const LINGER: Duration = Duration::from_millis(20);
 /// How often it looks while it is awake.
@@ -109,6 +110,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
     );
     daemon.health.connected();
     metrics::connected(true);
+    daemon.process.supervisor.status("connected: counting and folding what is there");
     let engine = Engine::open(
         &daemon.connector,
         &daemon.schema,
@@ -150,6 +152,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         whole_scan_at: Instant::now() + WHOLE_SCAN_EVERY,
         housekeeping_at: Instant::now() + HOUSEKEEPING_EVERY,
         house: House::default(),
+        reporter: Reporter::default(),
         deadline_at: None,
         look: false,
         beaten: false,
@@ -197,6 +200,7 @@ struct Pipeline<'a> {
     whole_scan_at: Instant,
     housekeeping_at: Instant,
     house: House,
+    reporter: Reporter,
     /// When time alone will have something to say.
     deadline_at: Option<Instant>,
     /// Something is to be folded, whether the bell rang or not.
@@ -283,6 +287,7 @@ impl Pipeline<'_> {
             }
         };
         self.tell();
+        self.daemon.process.supervisor.alive();
         Ok(work)
     }
 
@@ -318,7 +323,8 @@ impl Pipeline<'_> {
                 tracing::info!(database = daemon.connector.describe(), "the database is back");
             }
             daemon.health.set_ready();
-            let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            self.daemon.process.supervisor.started("ready");
+            self.reporter.now();
         }
         Ok(())
     }
@@ -420,6 +426,9 @@ impl Pipeline<'_> {
             self.housekeeping_at = Instant::now() + HOUSEKEEPING_EVERY;
             self.house.keep(self.daemon);
         }
+        self.reporter.report(self.daemon);
+        // Here, and not by a timer: what is said is that the pipeline still turns.
+        self.daemon.process.supervisor.alive();
         Ok(())
     }
 

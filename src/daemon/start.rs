@@ -39,7 +39,7 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     if auto && !is_newest {
         let mut patient = daemon.connector.session(Purpose::Migrate).await?;
         let lock = InstallLock::take(&patient, schema).await?;
-        migrate::run(&mut patient, schema).await?;
+        daemon.process.supervisor.alive_during(migrate::run(&mut patient, schema)).await?;
         lock.release(&patient).await;
     } else if !is_newest {
         return Err(Error::Failed(
@@ -56,6 +56,7 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     }
     let mut session = Some(client);
     for watch in daemon.config.watches.iter() {
+        daemon.process.supervisor.alive();
         let installed = if auto {
             ensure(daemon, &mut session, watch, &in_place).await
         } else {

@@ -29,11 +29,12 @@ impl Engine {
         Ok(if matches!(self.evaluate_received(now).await?, Some(Untold::Refused { .. })) { 0 } else { now.len() })
     }
 
-    /// Evaluates everything that a query watch's sweep gave; a key of which it says nothing is gone.
+    /// Evaluates everything that a query watch's sweep gave; a key of which it says nothing is gone. `after_each` is called
+    /// after each of its transactions, of which a large answer takes many.
     ///
     /// # Errors
     /// As [`Engine::fold`].
-    pub async fn sweep(&mut self, id: i32, mut readings: Vec<Received>) -> Result<bool, Error> {
+    pub async fn sweep(&mut self, id: i32, mut readings: Vec<Received>, after_each: impl Fn()) -> Result<bool, Error> {
         let Some(served) = self.served.get(&id).cloned() else { return Ok(true) };
         let lock = format!("SELECT true FROM pg_advisory_xact_lock({})", self.lock);
         self.begin(&lock).await?;
@@ -54,7 +55,9 @@ impl Engine {
         while !rest.is_empty() {
             let (now, later) = rest.split_at(usize::try_from(self.pace().1).unwrap_or(1).min(rest.len()));
             self.begin(&lock).await?;
-            match self.evaluate_received(now).await? {
+            let untold = self.evaluate_received(now).await?;
+            after_each();
+            match untold {
                 // What could not be asked for is dirty, and the next sweep, which comes at once, tells it.
                 None | Some(Untold::TooMuch) => rest = later,
                 Some(Untold::Refused { .. }) => return Ok(false),

@@ -1,5 +1,7 @@
 //! The commands: what they print, and the exit codes that scripts rely on.
 
+use std::process::Command;
+
 use crate::support::receiver::Receiver;
 use crate::*;
 
@@ -234,4 +236,67 @@ async fn a_log_endpoint_writes_one_object_per_line() {
     assert_eq!((&line["event"], &line["channels"][0]), (&"orders.many".into(), &"private-tenant.7.orders".into()));
     assert_eq!(line["data"]["count"], 25);
     assert_eq!(receiver.all().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_says_what_was_built_from_what() {
+    let daemon = daemon("");
+    let (code, long, _) = daemon.run(&["--version"]).await;
+    let lines: Vec<&str> = long.lines().collect();
+    let value = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {long}"));
+    assert_eq!((code, lines[0], lines.len()), (0, concat!("items-listen ", env!("CARGO_PKG_VERSION")), 5), "{long}");
+    let (commit, date) = (value("commit: "), value("commit date: "));
+    let rustc = Command::new(std::env::var("RUSTC").unwrap_or("rustc".into())).arg("--version").output().expect("rustc");
+    assert_eq!(format!("rustc {}\n", value("rustc: ")), String::from_utf8_lossy(&rustc.stdout));
+    assert!(value("target: ").contains(std::env::consts::ARCH), "{long}");
+    let (code, short, _) = daemon.run(&["-V"]).await;
+    assert_eq!((code, short), (0, format!("{} ({commit} {date})\n", lines[0])));
+
+    // Said by git itself; a tarball has none, and says so.
+    let git = |arguments: &[&str]| -> Option<String> {
+        let output = Command::new("git").arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().expect("it is there");
+    let top = git(&["rev-parse", "--show-toplevel"]).is_some_and(|top| std::fs::canonicalize(top).is_ok_and(|top| top == root));
+    let head = git(&["rev-parse", "--short=9", "HEAD"]).filter(|_| top);
+    assert_eq!(commit.trim_end_matches("-dirty"), head.as_deref().unwrap_or("unknown"));
+    assert_eq!(date, git(&["log", "-1", "--format=%cs"]).filter(|_| top).as_deref().unwrap_or("unknown"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_and_man_pages_are_those_of_the_command_line() {
+    // What was written for another configuration, or is wrong, is in nobody's way.
+    let daemon = daemon("[database]\nurl = 7\n");
+    let (code, script, err) = daemon.run(&["completions", "bash"]).await;
+    assert_eq!(code, 0, "{err}");
+    let script_file = daemon.file.with_extension("bash");
+    std::fs::write(&script_file, script).expect("written");
+    let ask = "source \"$1\"; [[ $(complete -p items-listen) =~ -F\\ ([^ ]+) ]]; COMP_WORDS=(items-listen deliveries l); COMP_CWORD=2; \
+               ${BASH_REMATCH[1]} items-listen l deliveries; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let answer = Command::new("bash").args(["-c", ask, "bash"]).arg(&script_file).output().expect("bash");
+    assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), "list", "{}", String::from_utf8_lossy(&answer.stderr));
+    let _removed = std::fs::remove_file(&script_file);
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let (code, script, _) = daemon.run(&["completions", shell]).await;
+        assert!(code == 0 && script.contains("deliveries"), "{shell}");
+    }
+    assert_eq!(daemon.run(&["completions", "tcsh"]).await.0, 2);
+
+    let (code, page, _) = daemon.run(&["man"]).await;
+    assert!(code == 0 && page.contains(".TH ITEMS-LISTEN 1") && page.contains("items\\-listen\\-deliveries(1)"), "{page}");
+    let directory = daemon.file.with_extension("man");
+    let (code, _, err) = daemon.run(&["man", &directory.display().to_string()]).await;
+    assert_eq!(code, 0, "{err}");
+    let pages: Vec<String> = std::fs::read_dir(&directory)
+        .expect("there")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    for page in ["items-listen.1", "items-listen-run.1", "items-listen-deliveries.1", "items-listen-deliveries-list.1"] {
+        assert!(pages.iter().any(|name| name == page), "{page}: {pages:?}");
+    }
+    assert!(
+        std::fs::read_to_string(directory.join("items-listen-deliveries-list.1")).is_ok_and(|page| page.contains("\\-\\-state"))
+    );
+    let _removed = std::fs::remove_dir_all(&directory);
 }

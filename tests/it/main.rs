@@ -36,6 +36,7 @@ mod review;
 mod ruletests;
 mod status;
 mod storms;
+mod systemd;
 mod triggers;
 mod upgrade;
 mod writing;

@@ -6,6 +6,7 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod proxy;
 pub mod receiver;
+pub mod systemd;
 
 use std::time::Duration;
 

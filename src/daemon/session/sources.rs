@@ -67,6 +67,7 @@ impl Pipeline<'_> {
                     .collect()
             };
             let taken = self.engine.receive(&now).await?;
+            self.daemon.process.supervisor.alive();
             // Those of the watches that wait stay where they are; the order matters along a watch alone.
             let mut evaluated = now[..taken].iter().map(|reading| reading.watch).collect::<Vec<_>>();
             lock(&self.daemon.process.readings).retain(|reading| {

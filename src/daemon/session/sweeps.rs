@@ -141,7 +141,7 @@ impl Pipeline<'_> {
                 self.sweeps.errors.remove(&id);
                 let readings = swept.into_iter().map(|swept| received(&served, swept)).collect();
                 // Where it is refused, the engine says why, and the next sweep brings it all again.
-                self.engine.sweep(id, readings).await?;
+                self.engine.sweep(id, readings, || self.daemon.process.supervisor.alive()).await?;
                 self.look = true;
             }
             // Whoever holds the session says so.
