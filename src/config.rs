@@ -167,6 +167,15 @@ pub struct Location {
     pub env_file: Option<PathBuf>,
 }
 
+impl Location {
+    /// The same place, once it is known which file it is: a file that goes must not give way to another one, or to none.
+    #[must_use]
+    pub fn settled(&self, config: &Config) -> Location {
+        let found = DEFAULT_FILES.iter().find(|file| **file == config.file).map(PathBuf::from);
+        Location { config: self.config.clone().or(found), env_file: self.env_file.clone() }
+    }
+}
+
 /// Where a file is looked for when none is named.
 const DEFAULT_FILES: [&str; 2] = ["config.toml", "/etc/items-listen/config.toml"];
 

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::evaluate::Transition;
 use crate::pusher::classify::Reason;
 use crate::severity::Severity;
+use crate::version;
 use names::*;
 
 /// From a millisecond to five minutes: an alert takes milliseconds, and an outage minutes.
@@ -49,7 +50,7 @@ pub fn begin() -> Result<Exporter, Error> {
             upkeep.run_upkeep();
         }
     });
-    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    gauge!(BUILD_INFO, "version" => version::VERSION, "commit" => version::COMMIT).set(1.0);
     counter!(SESSIONS_LOST).increment(0);
     counter!(DOORBELL_RINGS).increment(0);
     gauge!(LISTEN_CONNECTED).set(0.0);

@@ -101,7 +101,7 @@ pub async fn read(client: &Client, schema: &Schema) -> Result<Status, Error> {
     let document: serde_json::Value = client.query_one(schema.sql(include_str!("../sql/status.sql")).as_str(), &[]).await?.get(0);
     let mut status: Status = serde_json::from_value(document)
         .map_err(|error| Error::Failed(format!("the status is not what it should be: {error}")))?;
-    status.version = env!("CARGO_PKG_VERSION").to_owned();
+    status.version = crate::version::VERSION.to_owned();
     Ok(status)
 }
 

@@ -16,7 +16,8 @@ pub(super) async fn run(location: &Location, config: Config) -> Result<u8, Error
     config.require_database()?;
     // Before anybody can see that it runs: a signal from then on is heeded.
     let process = Process::default();
-    let reloads = heed_signals(location, &process).map_err(|error| Error::Failed(format!("signals: {error}")))?;
+    let reloads =
+        heed_signals(location.settled(&config), &process).map_err(|error| Error::Failed(format!("signals: {error}")))?;
     let http = match config.http {
         None => None,
         Some(address) => {
@@ -28,16 +29,16 @@ pub(super) async fn run(location: &Location, config: Config) -> Result<u8, Error
             Some((listener, crate::metrics::begin()?))
         }
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), watches = config.watches.len(), config = config.file, "starting");
+    tracing::info!(version = crate::version::VERSION, watches = config.watches.len(), config = config.file, "starting");
     Box::pin(daemon::run(config, http, process, reloads)).await.map(|()| 0)
 }
 
-fn heed_signals(location: &Location, process: &Process) -> std::io::Result<Reloads> {
+fn heed_signals(location: Location, process: &Process) -> std::io::Result<Reloads> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (stop, asked) = (process.stop.clone(), Arc::new(Notify::new()));
-    let reloads = Reloads::new(location.clone(), Arc::clone(&asked));
+    let reloads = Reloads::new(location, Arc::clone(&asked));
     tokio::spawn(async move {
         let name = loop {
             tokio::select! {

@@ -142,7 +142,7 @@ static DATABASE: Table = Table {
              certificate is always verified.",
         )
         .reload(Reload::Tried),
-        Key::new("url_file", SecretFile, Unset("none"), "A file that holds the URL. Excludes `url`.").reload(Reload::Tried),
+        Key::new("url_file", SecretFile, Unset("none"), "A file that holds the URL; without a directory a systemd credential, or a file beside the configuration. Excludes `url`.").reload(Reload::Tried),
         Key::new(
             "schema",
             Text,
@@ -204,7 +204,12 @@ static ENDPOINT: Table = Table {
         Key::new("app_id", Text, Required, "The application's id on that server."),
         Key::new("key", Text, Required, "The application's key, which browsers know too."),
         Key::new("secret", Secret, Required, "The application's secret, with which requests are signed. Or give `secret_file`."),
-        Key::new("secret_file", SecretFile, Unset("none"), "A file that holds the secret. Excludes `secret`."),
+        Key::new(
+            "secret_file",
+            SecretFile,
+            Unset("none"),
+            "A file that holds the secret, looked for as `database.url_file` is. Excludes `secret`.",
+        ),
         Key::new(
             "encryption_key",
             Secret,

@@ -91,7 +91,7 @@ pub async fn enter(client: &Client, daemon: &Daemon) -> Result<(), Error> {
                 &host.trim(),
                 &i32::try_from(pid).unwrap_or(0),
                 &identity(pid).unwrap_or_default(),
-                &env!("CARGO_PKG_VERSION"),
+                &crate::version::VERSION,
                 &daemon.config.hash,
                 &watches,
                 &endpoints,

@@ -211,7 +211,7 @@ fn process(daemon: &Daemon, now: Timestamp) -> Process<'_> {
     let before = |ago: Duration| now.saturating_sub(SignedDuration::try_from(ago).unwrap_or_default()).unwrap_or(now);
     let ready = health.is_ready();
     Process {
-        version: env!("CARGO_PKG_VERSION"),
+        version: crate::version::VERSION,
         pid: std::process::id(),
         started_at: before(health.uptime()),
         config_file: &daemon.config.file,

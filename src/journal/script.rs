@@ -22,7 +22,7 @@ pub async fn script(client: &Client, schema: &Schema, watches: &[Arc<Watch>], al
         "-- items-listen {}: schema and triggers. Run it as the role that is to own them; it may be run again.\n\
          -- No lock is waited for longer than this: where one is not to be had, run it again later.\n\
          SET lock_timeout = '100ms';\n\n{}\n",
-        env!("CARGO_PKG_VERSION"),
+        crate::version::VERSION,
         migrate::script(schema)?
     );
     if allow_publication {

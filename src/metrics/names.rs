@@ -35,7 +35,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    BUILD_INFO = Gauge "items_listen_build_info" ["version"] "1, with the program's version";
+    BUILD_INFO = Gauge "items_listen_build_info" ["version", "commit"] "1, with the program's version and the commit it was built from";
     READY = Gauge "items_listen_ready" [] "1 while this daemon watches: triggers are in place, everything is counted, and it listens";
     INSTANCES = Gauge "items_listen_instances" [] "Daemons on this database that were heard of in the last ten seconds";
     DATABASE_UP = Gauge "items_listen_database_up" [] "1 if the database answered when these metrics were asked for; while it is 0, what is read from it is missing here";

@@ -293,3 +293,15 @@ fn the_hash_changes_with_whatever_changes_secrets_included_and_with_nothing_else
     assert_eq!(different.len(), variants.len());
     assert_eq!(hash(&GOOD.to_owned()), hash(&format!("# a remark\n{GOOD}")));
 }
+
+#[test]
+fn a_file_that_was_found_is_the_one_that_is_read_again() {
+    use items_listen::config::Location;
+    let config = load(GOOD, &[]).expect("it is right");
+    assert_eq!(Location::default().settled(&config).config.as_deref(), Some(std::path::Path::new("config.toml")));
+    let named = Location { config: Some("other.toml".into()), env_file: None };
+    assert_eq!(named.settled(&config).config, named.config);
+    let without =
+        load("", &[("BROADCAST_CONNECTION", "log")]).map(|config| Config { file: "(no configuration file)".into(), ..config });
+    assert_eq!(Location::default().settled(&without.expect("the watch there is without a file")).config, None);
+}

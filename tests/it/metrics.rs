@@ -14,7 +14,7 @@ use crate::*;
 /// Alert rules and dashboards are made of these: one that is renamed breaks them silently.
 const FROZEN: &str = "
 gauge items_listen_alerts_open watch severity
-gauge items_listen_build_info version
+gauge items_listen_build_info version commit
 gauge items_listen_clock_skew_seconds endpoint
 gauge items_listen_config_hash
 gauge items_listen_config_last_reload_success_timestamp_seconds
