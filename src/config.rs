@@ -19,7 +19,7 @@ pub mod reference;
 mod rehearse;
 pub mod schema;
 pub mod secret;
-mod secret_file;
+pub(crate) mod secret_file;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

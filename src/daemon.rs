@@ -45,6 +45,8 @@ use systemd::Supervisor;
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Answers over HTTP have so long to come to their end, once everything else has.
 const HTTP_DRAIN_MAX: Duration = Duration::from_secs(1);
+/// Taking ourselves out of the database takes no longer than this; otherwise leases end by themselves.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// With the doorbell off the poll is quicker instead.
 const POLL_WITHOUT_DOORBELL: Duration = Duration::from_millis(50);
 /// Between two tries to reach the database.
@@ -69,6 +71,8 @@ pub struct Daemon {
     pub dispatch: Dispatch,
     /// Whether this configuration has had a session yet.
     pub entered: Arc<AtomicBool>,
+    /// Watches that are no longer configured are still there: their tables were in use.
+    pub strangers: Arc<AtomicBool>,
     /// What stays, whatever the configuration.
     pub process: Process,
     /// What `/readyz` says.
@@ -117,6 +121,7 @@ impl Daemon {
             instance,
             dispatch,
             entered: Arc::default(),
+            strangers: Arc::default(),
             health: Arc::clone(&process.health),
             process: process.clone(),
             stop: process.stop.child_token(),
@@ -162,7 +167,7 @@ pub async fn run(
         systemd::ready("reloaded: counting and folding what is there");
         let (before, before_running) = (std::mem::replace(&mut daemon, next), std::mem::replace(&mut running, next_running));
         // What it has under way it finishes beside its successor: an endpoint that hangs holds no reload up.
-        former.spawn(leave(before, before_running));
+        former.spawn(leave_to_successor(before, before_running));
     };
     process.health.set_not_ready("stopping");
     former.spawn(leave(daemon, running));
@@ -178,11 +183,29 @@ pub async fn run(
     ended
 }
 
+/// After a reload: what is under way may take as long as it is leased, unless the process is to end.
+async fn leave_to_successor(daemon: Daemon, running: Running) {
+    daemon.dispatch.stop();
+    let ending = async {
+        daemon.process.stop.cancelled().await;
+        tokio::time::sleep(DRAIN_MAX).await;
+    };
+    let drained = tokio::select! {
+        drained = running.wait(daemon.dispatch.longest_lease()) => drained,
+        () = ending => false,
+    };
+    // An answer that is still on its way must not be overtaken by what follows it in its lane: such leases end by themselves.
+    let left = tokio::time::timeout(LEAVE_MAX, instance::leave(&daemon, drained)).await;
+    if let Err(error) = left.unwrap_or(Ok(())) {
+        tracing::debug!(%error, "leaving");
+    }
+}
+
 /// Lets the endpoints' tasks finish what is under way, and takes the instance out of the database.
 async fn leave(daemon: Daemon, running: Running) {
     daemon.dispatch.stop();
     running.wait(DRAIN_MAX).await;
-    let left = tokio::time::timeout(Duration::from_secs(1), instance::leave(&daemon)).await;
+    let left = tokio::time::timeout(LEAVE_MAX, instance::leave(&daemon, true)).await;
     if let Err(error) = left.unwrap_or(Ok(())) {
         tracing::debug!(%error, "leaving");
     }
@@ -199,6 +222,11 @@ async fn until_reload(daemon: &Daemon, reloads: &mut Reloads) -> Result<Option<(
     daemon.stop.cancel();
     if let Err(error) = sessions.await {
         tracing::debug!(%error, "the session before the reload");
+    }
+    daemon.health.forget_watches_but(next.0.config.watches.iter().map(|watch| watch.name.as_str()));
+    if next.0.database.url.expose() != daemon.database.url.expose() {
+        // Elsewhere the same numbers are of other watches.
+        lock(&daemon.process.readings).clear();
     }
     // Not before: whoever folds to the end says that it is ready.
     daemon.health.set_not_ready("reloading the configuration");

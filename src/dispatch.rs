@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::config::Endpoint;
@@ -118,7 +119,7 @@ impl Held {
 /// The tasks, to be waited for.
 #[derive(Debug)]
 pub struct Running {
-    tasks: Vec<(String, tokio::task::JoinHandle<()>)>,
+    tasks: Vec<(String, AbortOnDropHandle<()>)>,
 }
 
 impl Dispatch {
@@ -134,7 +135,7 @@ impl Dispatch {
             let held = Arc::new(Mutex::new(Held { open: true, ..Held::default() }));
             let lease = lease(endpoint);
             let task = endpoint::Post::new(endpoint.clone(), lease, context.clone(), Arc::clone(&held))?;
-            tasks.push((endpoint.name.clone(), tokio::spawn(task.run(receiver))));
+            tasks.push((endpoint.name.clone(), AbortOnDropHandle::new(tokio::spawn(task.run(receiver)))));
             handles.insert(endpoint.name.clone(), Handle { commands, held, lease });
         }
         let dispatch = Dispatch { endpoints: Arc::new(handles), doubted: Arc::default(), outbox_held: Arc::default() };
@@ -233,6 +234,11 @@ impl Dispatch {
         self.endpoints.keys().map(String::as_str)
     }
 
+    /// So long a request that is under way may be leased at most.
+    pub fn longest_lease(&self) -> Duration {
+        self.endpoints.values().map(|handle| handle.lease).max().unwrap_or_default()
+    }
+
     /// Asks every task to end.
     pub fn stop(&self) {
         for handle in self.endpoints.values() {
@@ -242,14 +248,18 @@ impl Dispatch {
 }
 
 impl Running {
-    /// Waits for the tasks, but not longer than this; names those that did not end.
-    pub async fn wait(self, at_most: Duration) {
+    /// Waits for the tasks, but not longer than this; names those that did not end, and ends them. Gives whether all ended by
+    /// themselves: only then is nothing under way any more that was leased.
+    pub async fn wait(self, at_most: Duration) -> bool {
         let deadline = tokio::time::Instant::now() + at_most;
+        let mut drained = true;
         for (endpoint, task) in self.tasks {
             if tokio::time::timeout_at(deadline, task).await.is_err() {
                 tracing::warn!(endpoint, "not drained within {at_most:?}: what is unsettled stays in the outbox");
+                drained = false;
             }
         }
+        drained
     }
 }
 

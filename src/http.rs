@@ -6,9 +6,12 @@ mod keys;
 mod live;
 mod page;
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -17,7 +20,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::Current;
+use crate::error::Error;
 use crate::metrics::Exporter;
+
+/// Whose turn it is to ask the database how everything stands.
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// Serves until the process is to end. The task ends when the answers that are under way then have been given.
 pub fn serve(listener: TcpListener, current: Current, exporter: Exporter, stop: CancellationToken) -> JoinHandle<()> {
@@ -26,9 +33,10 @@ pub fn serve(listener: TcpListener, current: Current, exporter: Exporter, stop: 
     let app = Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .route("/api/status", get(status))
-        .with_state(current)
+        .with_state(current.clone())
+        .merge(Router::new().route("/api/status", get(status)).with_state((current, Turn::default())))
         .merge(metrics)
+        .layer(middleware::from_fn(page::guard_from_sites))
         .merge(page);
     tokio::spawn(async move {
         let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await;
@@ -47,9 +55,16 @@ async fn ready(State(current): State<Current>) -> impl IntoResponse {
     }
 }
 
-async fn status(State(current): State<Current>) -> impl IntoResponse {
+async fn status(State((current, turn)): State<(Current, Turn)>) -> impl IntoResponse {
     let daemon = current.daemon();
-    match daemon.pool.run(async |client| crate::status::read(client, &daemon.schema).await).await {
+    // To its end, though whoever asked may go: a session that is given back in the middle of an answer would keep the next
+    // user of it, who delivers, waiting.
+    let asked = tokio::spawn(async move {
+        let _one_at_a_time = turn.lock().await;
+        daemon.pool.run(async |client| crate::status::read(client, &daemon.schema).await).await
+    });
+    let asked = asked.await.unwrap_or_else(|error| Err(Error::Failed(error.to_string())));
+    match asked {
         Ok(status) => (StatusCode::OK, Json(serde_json::to_value(status).unwrap_or_default())),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Json(serde_json::json!({ "error": error.to_string() }))),
     }

@@ -10,16 +10,23 @@ use super::document::Origin;
 /// instances, whose credentials are in different places. A name from the environment has no file to stand beside: it is
 /// looked for where the program runs.
 pub(super) fn find(name: &str, config: &str, origin: &Origin) -> PathBuf {
+    match origin {
+        Origin::File { .. } => beside(name, config),
+        Origin::Variable(_) => credential(name).unwrap_or_else(|| name.into()),
+    }
+}
+
+/// Where a file is that the configuration file itself names.
+pub(crate) fn beside(name: &str, config: &str) -> PathBuf {
+    credential(name).unwrap_or_else(|| Path::new(config).with_file_name(name))
+}
+
+/// A whole path, or one of the service's credentials.
+fn credential(name: &str) -> Option<PathBuf> {
     let name = Path::new(name);
     if name.is_absolute() {
-        return name.to_owned();
+        return Some(name.to_owned());
     }
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|directory| Path::new(&directory).join(name));
-    if let Some(credential) = credential.filter(|path| path.exists()) {
-        return credential;
-    }
-    match origin {
-        Origin::File { .. } => Path::new(config).with_file_name(name),
-        Origin::Variable(_) => name.to_owned(),
-    }
+    credential.filter(|path| path.exists())
 }

@@ -1,9 +1,13 @@
 //! What is to be done now and then, beside the pipeline and without ever holding it up: leases of ended processes,
 //! deliveries that are too old, rows that need not be kept.
 
+use std::sync::atomic::Ordering;
+
 use tokio::task::JoinSet;
 
-use super::{Daemon, instance};
+use super::{Daemon, instance, start};
+use crate::db::migrate::InstallLock;
+use crate::db::session::Purpose;
 use crate::error::Error;
 use crate::{outbox, retention};
 
@@ -61,6 +65,11 @@ async fn keep(daemon: &Daemon, sweeps: bool) -> Result<(), Error> {
         if expired > 0 {
             tracing::error!(endpoint, deliveries = expired, "dead: no daemon has this endpoint, and they are older than a day");
         }
+    }
+    if sweeps && daemon.strangers.load(Ordering::Acquire) {
+        let mut client = daemon.connector.session(Purpose::Install).await?;
+        InstallLock::take(&client, schema).await?;
+        start::retire_strangers(daemon, &mut client).await?;
     }
     if sweeps {
         let removed = retention::sweep(pool, schema, &daemon.database.retention).await?;

@@ -69,10 +69,11 @@ pub fn has_ended(process: &str) -> bool {
 /// The database cannot be reached.
 pub async fn enter(client: &Client, daemon: &Daemon) -> Result<(), Error> {
     bury(client, &daemon.schema).await?;
-    if !daemon.entered.swap(true, Ordering::AcqRel) {
+    if !daemon.entered.load(Ordering::Acquire) {
         // At a start, and after a reload: what was refused may have been mended, so it is probed at once.
         let probe = daemon.schema.sql("UPDATE items_listen.endpoint SET until = NULL WHERE state = 'paused' AND name = ANY ($1)");
         client.execute(probe.as_str(), &[&daemon.dispatch.names().collect::<Vec<_>>()]).await?;
+        daemon.entered.store(true, Ordering::Release);
     }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let sql = daemon.schema.sql(
@@ -121,15 +122,17 @@ pub async fn bury(client: &Client, schema: &Schema) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes this process out again; whatever it still has leased is free.
+/// Takes this instance out again; whatever it still has leased is free, if nothing of it is under way any more.
 ///
 /// # Errors
 /// The database cannot be reached: its leases end by themselves.
-pub async fn leave(daemon: &Daemon) -> Result<(), Error> {
+pub async fn leave(daemon: &Daemon, drained: bool) -> Result<(), Error> {
     daemon
         .pool
         .run(async |client| {
-            outbox::free(client, &daemon.schema, daemon.instance).await?;
+            if drained {
+                outbox::free(client, &daemon.schema, daemon.instance).await?;
+            }
             let delete = daemon.schema.sql("DELETE FROM items_listen.instance WHERE id = $1");
             client.execute(delete.as_str(), &[&daemon.instance]).await?;
             Ok(())

@@ -10,6 +10,8 @@ use tokio::sync::Notify;
 
 use super::{Daemon, Running, systemd};
 use crate::config::{self, Config, Location};
+use crate::db::migrate;
+use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
 use crate::metrics;
@@ -57,9 +59,7 @@ impl Reloads {
         let mut config = config::load(&self.location)?;
         keep_what_stays(&mut config, &daemon.config);
         prove(&config, daemon).await?;
-        let next = Daemon::build(config, &daemon.process)?;
-        daemon.health.forget_watches_but(next.0.config.watches.iter().map(|watch| watch.name.as_str()));
-        Ok(next)
+        Daemon::build(config, &daemon.process)
     }
 }
 
@@ -89,7 +89,8 @@ async fn prove(config: &Config, daemon: &Daemon) -> Result<(), Error> {
     let unreachable = |error: Error| Error::Unavailable(format!("database.url: {}: {error}", connector.describe()));
     connector.require_direct().await.map_err(unreachable)?;
     connector.require_primary().await.map_err(unreachable)?;
-    connector.session(Purpose::Work).await.map(drop).map_err(unreachable)
+    let client = connector.session(Purpose::Work).await.map_err(unreachable)?;
+    migrate::check_version(&client, &Schema::new(&database.schema)).await.map(drop)
 }
 
 /// Every mistake in a line of its own.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio_postgres::Client;
 
@@ -85,14 +86,33 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
         }
     }
     if auto {
-        let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();
         let mut client = locked(daemon, &mut session).await?;
-        let own = lock(&daemon.process.instances).clone();
-        for (id, name) in retire::strangers(&client, schema, &names, &own).await? {
-            retire::watch(&mut client, schema, id, &name).await?;
-        }
+        retire_strangers(daemon, &mut client).await?;
     }
     Ok(all)
+}
+
+/// Removes watches that are no longer configured, on a session that has the install lock. One whose table is in use, or
+/// belongs to somebody else, keeps nobody else down: it is tried again by the housekeeping.
+pub(super) async fn retire_strangers(daemon: &Daemon, client: &mut Client) -> Result<(), Error> {
+    let names: Vec<String> = daemon.config.watches.iter().map(|watch| watch.name.clone()).collect();
+    let own = lock(&daemon.process.instances).clone();
+    let mut left = false;
+    for (id, name) in retire::strangers(client, &daemon.schema, &names, &own).await? {
+        daemon.process.supervisor.alive();
+        match retire::watch(client, &daemon.schema, id, &name).await {
+            Err(error) if error.is_about_the_server() => return Err(error),
+            Err(error) => {
+                left = true;
+                if !daemon.strangers.load(Ordering::Acquire) {
+                    tracing::error!(watch = name, %error, "a watch that is no longer configured cannot be removed yet; tried again");
+                }
+            }
+            Ok(()) => {}
+        }
+    }
+    daemon.strangers.store(left, Ordering::Release);
+    Ok(())
 }
 
 /// The session that installs, with the install lock, which ends with it.

@@ -37,6 +37,9 @@ async fn sessions(client: &Client, longer_than: Duration) -> Result<Vec<Holder>,
                       extract(epoch FROM clock_timestamp() - xact_start)::float8, coalesce(datname::text, '')
                FROM pg_stat_activity
                WHERE (backend_xid IS NOT NULL OR (backend_xmin IS NOT NULL AND datname = current_database()))
+                 -- Vacuum's own snapshots hold nothing back; ours of a recount end with it.
+                 AND pid NOT IN (SELECT v.pid FROM pg_stat_progress_vacuum AS v)
+                 AND backend_type IS DISTINCT FROM 'autovacuum worker' AND application_name IS DISTINCT FROM 'items-listen'
                  AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - make_interval(secs => $1)
                ORDER BY xact_start LIMIT 5";
     let rows = client.query(sql, &[&longer_than.as_secs_f64()]).await?;
@@ -112,7 +115,7 @@ pub async fn queue(client: &Client) -> Result<(f64, Vec<Holder>), Error> {
     let sql = "SELECT pid, coalesce(application_name, ''), coalesce(usename::text, ''), coalesce(datname::text, ''), coalesce(state, ''),
                       extract(epoch FROM clock_timestamp() - xact_start)::float8
                FROM pg_stat_activity
-               WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+               WHERE coalesce(backend_type, 'client backend') = 'client backend' AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
                ORDER BY xact_start LIMIT 3";
     let rows = client.query(sql, &[]).await?;
     let suspect = |row: &tokio_postgres::Row| {

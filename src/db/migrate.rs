@@ -13,7 +13,7 @@ const MIGRATIONS: [(&str, &str); 5] = [
     ("V2__storm_collapse_retention", include_str!("../../sql/V2__storm_collapse_retention.sql")),
     ("V3__measures_changes_thresholds", include_str!("../../sql/V3__measures_changes_thresholds.sql")),
     ("V4__leased_apart_unread_edits", include_str!("../../sql/V4__leased_apart_unread_edits.sql")),
-    ("V5__key_types", include_str!("../../sql/V5__key_types.sql")),
+    ("V5__key_types_transitions", include_str!("../../sql/V5__key_types_transitions.sql")),
 ];
 
 /// How often, and with which pause, the install lock is tried: about a minute.

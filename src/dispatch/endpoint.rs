@@ -72,6 +72,8 @@ pub(super) struct Post {
     /// It was said that the clocks differ.
     skew_named: bool,
     stopping: bool,
+    /// Nobody tells it anything any more.
+    abandoned: bool,
 }
 
 /// What a piece of work ended with.
@@ -113,6 +115,7 @@ impl Post {
             success_written: None,
             skew_named: false,
             stopping: false,
+            abandoned: false,
         })
     }
 
@@ -136,14 +139,20 @@ impl Post {
                         (self.settling, self.claiming) = (false, false);
                     }
                 },
-                command = commands.recv() => match command {
+                command = commands.recv(), if !self.abandoned => match command {
                     Some(Command::Accept(parcels)) => parcels.into_iter().for_each(|parcel| self.accept(parcel)),
                     Some(Command::Wake) => self.claim_at = Some(Instant::now()),
                     Some(Command::WakeAfter(after)) => drop(self.due_at.insert(Instant::now() + after + DUE_MARGIN)),
                     Some(Command::Paused(until, reason)) => self.told_paused(until, &reason),
-                    Some(Command::Stop) | None => self.stop(),
+                    Some(Command::Stop) => self.stop(),
+                    None => {
+                        self.abandoned = true;
+                        self.stop();
+                    }
                 },
                 () = tokio::time::sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
+                // Nothing is under way, nobody is there, and time changes nothing.
+                else => return,
             }
         }
     }

@@ -48,6 +48,8 @@ struct Inner {
     latest: watch::Sender<Option<Document>>,
     /// Whether the reader is there. Held while it is decided that it goes, and that it must come.
     reading: Mutex<bool>,
+    /// Whoever reads next waits until then: viewers that come and go do not make it read more often.
+    not_before: Mutex<Instant>,
 }
 
 /// `GET /api/live`
@@ -112,7 +114,14 @@ impl Live {
     /// Nobody watches yet.
     pub(super) fn new(current: Current, stop: CancellationToken) -> Live {
         let seats = Arc::new(Semaphore::new(VIEWERS_MAX));
-        Live(Arc::new(Inner { current, stop, seats, latest: watch::Sender::new(None), reading: Mutex::new(false) }))
+        Live(Arc::new(Inner {
+            current,
+            stop,
+            seats,
+            latest: watch::Sender::new(None),
+            reading: Mutex::new(false),
+            not_before: Mutex::new(Instant::now()),
+        }))
     }
 
     /// One more watches.
@@ -142,17 +151,19 @@ impl Live {
         let mut reader = Reader::default();
         let stop = self.0.stop.clone();
         while self.is_watched() {
+            let not_before = *lock(&self.0.not_before);
+            tokio::select! {
+                () = tokio::time::sleep_until(not_before.into()) => {}
+                () = stop.cancelled() => return,
+            }
             let began = Instant::now();
+            // To its end, though everybody may go meanwhile: the server would work on, and whoever comes next would ask again.
             tokio::select! {
                 () = self.refresh(&mut reader) => {}
-                () = self.0.latest.closed() => {
-                    // It may be in the middle of an answer.
-                    reader = Reader::default();
-                    continue;
-                }
                 () = stop.cancelled() => return,
             }
             let pause = READ_EVERY.saturating_sub(began.elapsed()).max(began.elapsed() * PAUSE_FACTOR);
+            *lock(&self.0.not_before) = Instant::now() + pause;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.0.latest.closed() => {}

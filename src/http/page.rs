@@ -37,21 +37,31 @@ async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind)], text)
 }
 
-/// Answers only to a name that is ours (see [`host`]), and puts the headers on every answer.
-async fn guard(request: Request, next: Next) -> Response {
+/// Whether the request is for a name that is ours (see [`host`]). No browser leaves it out.
+fn is_for_us(request: &Request) -> bool {
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let named =
-        request.headers().get(header::HOST).map(|host| host.to_str().is_ok_and(|host| host::is_ours(host, machine.trim())));
-    let mut response = match named {
-        Some(false) => (
-            StatusCode::MISDIRECTED_REQUEST,
-            "The status page answers to an address, to localhost and to this machine's own name only, so that no other site can read \
-             it through a name of its own. Open it by its address, or let the proxy send one of these as Host.\n",
-        )
-            .into_response(),
-        // No browser leaves it out.
-        Some(true) | None => next.run(request).await,
-    };
+    let host = request.headers().get(header::HOST);
+    host.is_none_or(|host| host.to_str().is_ok_and(|host| host::is_ours(host, machine.trim())))
+}
+
+fn refusal() -> Response {
+    let why = "A browser is answered under an address, localhost and this machine's own name only, so that no other site can read \
+               this through a name of its own. Open it by its address, or let the proxy send one of these as Host.\n";
+    (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+}
+
+/// What a browser says of itself whenever a page asks: probes and scrapers do not.
+const OF_BROWSERS: [&str; 3] = ["sec-fetch-site", "sec-fetch-mode", "origin"];
+
+/// For what is read by programs: they may call us whatever they like, but pages of other sites may not.
+pub(super) async fn guard_from_sites(request: Request, next: Next) -> Response {
+    let browser = OF_BROWSERS.iter().any(|name| request.headers().contains_key(*name));
+    if browser && !is_for_us(&request) { refusal() } else { next.run(request).await }
+}
+
+/// Answers only to a name that is ours, and puts the headers on every answer.
+async fn guard(request: Request, next: Next) -> Response {
+    let mut response = if is_for_us(&request) { next.run(request).await } else { refusal() };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }

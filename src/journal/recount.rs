@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::definition::Definition;
 use super::trigger;
@@ -57,10 +58,10 @@ pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Resul
         return Ok(Outcome::Busy);
     }
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
-    let guard = tokio::spawn(guard(connector.clone(), definition.relation.clone(), pid));
+    let guarded = Guarded::new(connector, &definition.relation, pid);
     // The session ends with this function, and with it the lock.
     let outcome = correct(&client, schema, installed.id, installed.generation, &definition).await;
-    guard.abort();
+    guarded.end();
     outcome
 }
 
@@ -136,9 +137,9 @@ pub async fn compare(
     }
     let client = connector.session(Purpose::Recount).await?;
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
-    let guard = tokio::spawn(guard(connector.clone(), definition.relation.clone(), pid));
+    let guarded = Guarded::new(connector, &definition.relation, pid);
     let compared = look(&client, schema, installed, definition).await;
-    guard.abort();
+    guarded.end();
     match compared {
         Err(error) if error.sqlstate() == Some("57014") => {
             Ok(Compared::Unknown("another session needed the table, and the comparison gave way".to_owned()))
@@ -182,6 +183,44 @@ async fn look(
         format!("key {key}: {truth} rows and not {known}{}", if summed { sums } else { String::new() })
     };
     Ok(Compared::Drift { keys: first.get(5), worst: rows.iter().map(word).collect() })
+}
+
+/// A count under way, and the guard that goes with it. Whoever drops it before its end (a reload, a session that is lost)
+/// cancels the count on the server as well: it would read the whole table for nobody, and hold its locks.
+struct Guarded {
+    connector: Connector,
+    pid: i32,
+    ended: bool,
+    _guard: AbortOnDropHandle<Result<(), Error>>,
+}
+
+impl Guarded {
+    fn new(connector: &Connector, relation: &str, pid: i32) -> Guarded {
+        let guard = AbortOnDropHandle::new(tokio::spawn(guard(connector.clone(), relation.to_owned(), pid)));
+        Guarded { connector: connector.clone(), pid, ended: false, _guard: guard }
+    }
+
+    fn end(mut self) {
+        self.ended = true;
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let (connector, pid) = (self.connector.clone(), self.pid);
+        tokio::spawn(async move {
+            // Only if it still is a session of ours: numbers of processes come again.
+            let cancel =
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = 'items-listen'";
+            let cancelled = async { Ok::<u64, Error>(connector.session(Purpose::Work).await?.execute(cancel, &[&pid]).await?) };
+            if let Err(error) = cancelled.await {
+                tracing::debug!(%error, "cancelling a count that nobody waits for");
+            }
+        });
+    }
 }
 
 /// Cancels the recount when somebody has waited for a stronger lock on the table for too long.

@@ -7,14 +7,20 @@ use jiff::Timestamp;
 use metrics::gauge;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 use super::names::*;
 use crate::daemon::Daemon;
+use crate::db::session::Purpose;
 use crate::status::{self, Status};
 
-/// The database is asked no more often than this, and has to answer in this time.
+/// The database is asked no more often than this …
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// … nor for more than this part of the time, however large the tables are.
+/// … and has to answer in this time.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Whoever asks us waits no longer for it: the counters are there all the same.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// It is not asked for more than this part of the time, however large the tables are.
 const STATUS_SHARE: u32 = 20;
 
 /// Gives the metrics as text.
@@ -22,13 +28,32 @@ const STATUS_SHARE: u32 = 20;
 pub struct Exporter {
     counted: PrometheusHandle,
     process: metrics_process::Collector,
-    known: Arc<Mutex<Option<Known>>>,
+    known: Arc<Mutex<Known>>,
 }
 
-/// What the database last said.
+/// What the database last said, and the question that it has not answered yet.
+#[derive(Default)]
 struct Known {
     status: Option<Status>,
-    until: Instant,
+    until: Option<Instant>,
+    asking: Option<JoinHandle<(Option<Status>, Duration)>>,
+}
+
+impl Known {
+    /// Asks again where it is time to, and waits for the answer for a while. A question is never given up, and there is never
+    /// a second one beside it.
+    async fn refresh(&mut self, daemon: &Daemon) {
+        if self.asking.is_none() && self.until.is_none_or(|until| until <= Instant::now()) {
+            self.asking = Some(tokio::spawn(ask(daemon.clone())));
+        }
+        let Some(asking) = &mut self.asking else { return };
+        self.status = None;
+        let Ok(answered) = tokio::time::timeout(WAIT_MAX, asking).await else { return };
+        self.asking = None;
+        let (status, took) = answered.unwrap_or_default();
+        self.status = status;
+        self.until = Some(Instant::now() + STATUS_EVERY.max(took * STATUS_SHARE));
+    }
 }
 
 impl Exporter {
@@ -43,10 +68,8 @@ impl Exporter {
         self.process.collect();
         gauge!(READY).set(if daemon.health.is_ready() { 1.0 } else { 0.0 });
         let mut known = self.known.lock().await;
-        if known.as_ref().is_none_or(|known| known.until <= Instant::now()) {
-            *known = Some(ask(daemon).await);
-        }
-        let status = known.as_ref().and_then(|known| known.status.as_ref());
+        known.refresh(daemon).await;
+        let status = known.status.as_ref();
         gauge!(DATABASE_UP).set(if status.is_some() { 1.0 } else { 0.0 });
         let stands = status.map(stands).unwrap_or_default();
         drop(known);
@@ -54,12 +77,15 @@ impl Exporter {
     }
 }
 
-async fn ask(daemon: &Daemon) -> Known {
+/// On a session of its own: none of those that deliver is to wait for it.
+async fn ask(daemon: Daemon) -> (Option<Status>, Duration) {
     let began = Instant::now();
-    let asked = daemon.pool.run(async |client| status::read(client, &daemon.schema).await);
-    // A database that does not answer must not keep whoever asks waiting: the counters are there all the same.
-    let status = tokio::time::timeout(STATUS_EVERY, asked).await.ok().and_then(Result::ok);
-    Known { status, until: began + STATUS_EVERY.max(began.elapsed() * STATUS_SHARE) }
+    let asked = async {
+        let client = daemon.connector.session(Purpose::Read { at_most: ANSWER_MAX }).await?;
+        status::read(&client, &daemon.schema).await
+    };
+    let status = asked.await.ok();
+    (status, began.elapsed())
 }
 
 /// How things stand, on a recorder of its own: what is not there any more leaves nothing behind.

@@ -543,10 +543,16 @@ async fn what_an_endpoint_says_is_explained() {
         assert!(found.to_string().contains(word), "{found:#}");
         assert_eq!((code, of(found, "depth")), (i32::from(level != "ok"), "endpoint"), "{report:#}");
     }
+    // Whom a URL names is nobody's business, and with which password even less.
+    let daemon = daemon(&config_for(&database, &endpoint("main", "http://somebody:hush-hush@127.0.0.1:1", ""), ORDERS));
+    let (_, report) = check(&daemon, &[]).await;
+    let (_, said, stderr) = daemon.run(&["check"]).await;
+    assert!(of(finding(&report, "endpoint-connection", "error"), "what").contains("127.0.0.1"), "{report:#}");
+    assert!(![report.to_string(), said.clone(), stderr.clone()].concat().contains("hush-hush"), "{report:#} {said} {stderr}");
     // Somebody who speaks no TLS, and somebody who is not there.
     let receiver = Receiver::start().await;
     let plain = receiver.endpoint("main").replace("http://", "https://");
-    let daemon = daemon(&config_for(&database, &plain, ORDERS));
+    daemon.configure(&config_for(&database, &plain, ORDERS));
     let (code, report) = check(&daemon, &[]).await;
     assert!(code == 69 && of(finding(&report, "endpoint-tls", "error"), "remedy").contains("speaks no TLS"), "{report:#}");
     daemon.configure(&config_for(&database, &endpoint("main", "http://no-such-host.invalid", ""), ORDERS));

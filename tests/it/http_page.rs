@@ -131,7 +131,12 @@ async fn the_page_is_three_files_that_need_nothing_else_and_answer_to_no_foreign
     assert!(!html.contains("style=") && !html.contains("<style") && !html.contains("onload="), "nothing inline");
     assert!(html.contains("<noscript>") && html.contains("items-listen status") && html.contains("/api/status"));
     assert_eq!(ask(&daemon, "/api/live", "evil.example").await.status, 421);
-    // What is not the page answers whoever asks, as before.
+    // What is not the page answers whoever asks, but no browser that was led here by another name.
+    for path in ["/api/status", "/metrics", "/readyz"] {
+        assert_eq!(ask(&daemon, path, "monitoring.example").await.status, 200, "{path}");
+        assert_eq!(ask(&daemon, path, "evil.example\r\nSec-Fetch-Site: same-origin").await.status, 421, "{path}");
+        assert_eq!(ask(&daemon, path, "localhost\r\nSec-Fetch-Site: none").await.status, 200, "{path}");
+    }
     assert_eq!(daemon.get("/readyz").await.map(|(status, _)| status), Some(200));
     assert_eq!(ask(&daemon, "/api/status", "monitoring.example").await.status, 200);
 }

@@ -351,3 +351,71 @@ event = "ItemCount"
     let expected: Vec<i64> = std::iter::once(1).chain((0..3).flat_map(|round| (0..20).map(move |n| round * 100 + n))).collect();
     assert_eq!(counts, expected, "in order, each once");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_cannot_be_removed_yet_keeps_no_other_down() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    database.sql("CREATE TABLE parcels (id serial PRIMARY KEY)").await;
+    let mut daemon = daemon(&config(&database, &receiver, &format!("{ORDERS}{PARCELS}")));
+    daemon.start().await;
+    // As a dump does, for as long as it takes.
+    let reader = database.session().await;
+    reader.batch_execute("BEGIN; LOCK TABLE parcels IN ACCESS SHARE MODE").await.expect("locked");
+    reload(&daemon, &config(&database, &receiver, ORDERS)).await;
+    daemon.logged("cannot be removed yet").await;
+    insert(&database, 1, 20).await;
+    receiver.wait_for(1).await;
+    reader.batch_execute("COMMIT").await.expect("let go");
+    // It is tried again once a minute, and with every reload.
+    reload(&daemon, &config(&database, &receiver, ORDERS)).await;
+    assert_eq!(names(&database, TRIGGERS).await, ["orders"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_at_an_endpoint_is_overtaken_by_nothing_that_follows_it() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let patient = config(&database, &receiver, ORDERS).replace("[[watch]]", "timeout = \"40s\"\n[[watch]]");
+    let mut daemon = daemon(&patient);
+    daemon.start().await;
+    // Longer than a process takes to end in order; shorter than the endpoint may take.
+    receiver.delay(Duration::from_secs(14));
+    insert(&database, 1, 20).await;
+    support::eventually("it hangs", async || (receiver.requests().len() == 1).then_some(())).await;
+    receiver.delay(Duration::ZERO);
+    reload(&daemon, &patient).await;
+    insert(&database, 1, 10).await;
+    insert(&database, 2, 20).await;
+    receiver.wait_for(3).await;
+    // Whatever was sent has been answered: what hung has arrived as well.
+    support::eventually("all is answered", async || {
+        let sent: usize = receiver.requests().iter().map(|request| request.events).sum();
+        (receiver.accepted().len() == sent).then_some(())
+    })
+    .await;
+    let events = receiver.accepted();
+    let of_one: Vec<String> =
+        events.iter().filter(|event| event.data["key"]["tenant_id"] == 1).map(|event| event.text("transition")).collect();
+    assert_eq!(of_one, ["raised", "escalated"]);
+    all_arrived_once(&database, &receiver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_a_reload_cuts_off_leaves_nothing_behind() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    database
+        .sql("CREATE FUNCTION slow(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN id; END $$")
+        .await;
+    insert(&database, 1, 200).await;
+    let slow = ORDERS.replace("threshold = 20", "sum = \"public.slow(id)\"\nthreshold = 1000000000");
+    let mut daemon = daemon(&config(&database, &receiver, &slow));
+    daemon.spawn();
+    let counting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'items-listen' AND state = 'active' AND query LIKE '%items_listen_truth%'";
+    support::eventually("it counts", async || (database.one::<i64>(counting).await > 0).then_some(())).await;
+    reload(&daemon, &config(&database, &receiver, ORDERS)).await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    let guards = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'items-listen' AND query LIKE '%waitstart%'";
+    support::eventually("nobody counts, and nobody guards", async || {
+        (database.one::<i64>(counting).await == 0 && database.one::<i64>(guards).await == 0).then_some(())
+    })
+    .await;
+}

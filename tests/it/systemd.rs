@@ -1,5 +1,6 @@
 //! systemd: what a service manager is told, and that the units are right.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -253,6 +254,13 @@ async fn a_secret_without_a_directory_is_a_credential_or_stands_beside_the_confi
     assert!(code == 78 && err.contains(&format!("{missing} cannot be read")), "{code} {err}");
     std::fs::write(credentials.join("database-url"), format!("{}\n", database.url())).expect("written");
     std::fs::write(credentials.join("endpoint-secret"), support::receiver::SECRET).expect("written");
+    daemon.env("CREDENTIALS_DIRECTORY", &credentials.display().to_string());
+    let (code, out, _) = daemon.run(&["check", "--offline"]).await;
+    assert!(code == 1 && out.contains("may be read by everybody"), "the credentials themselves are looked at: {code} {out}");
+    for file in ["database-url", "endpoint-secret"] {
+        std::fs::set_permissions(credentials.join(file), std::fs::Permissions::from_mode(0o600)).expect("its mode");
+    }
+    daemon.environment.clear();
     daemon.env("CREDENTIALS_DIRECTORY", &credentials.display().to_string());
     let (code, out, err) = daemon.run(&["check"]).await;
     assert!(code == 0 && out.contains("accepts our signature"), "{code} {out} {err}");

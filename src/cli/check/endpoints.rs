@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::finding::{Findings, Id};
 use super::progress::told;
-use crate::config::{Config, Endpoint, Target};
+use crate::config::{Config, Endpoint, Target, redact};
 use crate::db::explain;
 use crate::pusher::classify::{Answer, SKEW_SECONDS_MAX, effective_status};
 use crate::pusher::client::Client;
@@ -39,13 +39,15 @@ async fn one(endpoint: &Endpoint) -> Findings {
             return findings;
         }
     };
+    // Its user and password are nobody's business.
+    let (url, _) = redact::address(pusher.url.as_str());
     let started = std::time::Instant::now();
-    let answer = told(&format!("asking {}", pusher.url), client.get("channels", &[])).await;
-    judge(&subject, &pusher.url, &answer, started.elapsed(), &mut findings);
+    let answer = told(&format!("asking {url}"), client.get("channels", &[])).await;
+    judge(&subject, &url, &answer, started.elapsed(), &mut findings);
     findings
 }
 
-fn judge(subject: &str, url: &url::Url, answer: &Answer, took: Duration, findings: &mut Findings) {
+fn judge(subject: &str, url: &str, answer: &Answer, took: Duration, findings: &mut Findings) {
     let (status, body, skew) = match answer {
         Answer::Http { status, body, skew, .. } => (effective_status(*status, body), body.as_str(), *skew),
         Answer::NoConnection(error) => return not_connected(subject, url, error, findings),
@@ -116,7 +118,7 @@ fn judge(subject: &str, url: &url::Url, answer: &Answer, took: Duration, finding
     }
 }
 
-fn not_connected(subject: &str, url: &url::Url, error: &str, findings: &mut Findings) {
+fn not_connected(subject: &str, url: &str, error: &str, findings: &mut Findings) {
     findings.unreachable = true;
     let what = format!("{url}: {error}");
     match explain::tls(error) {
@@ -154,8 +156,8 @@ mod tests {
     use crate::cli::check::finding::Level;
 
     fn found(answer: &Answer) -> Vec<(&'static str, Level)> {
-        let (mut findings, url) = (Findings::default(), url::Url::parse("https://e.example").expect("a URL"));
-        judge("endpoint main", &url, answer, Duration::from_millis(3), &mut findings);
+        let mut findings = Findings::default();
+        judge("endpoint main", "https://e.example/", answer, Duration::from_millis(3), &mut findings);
         findings.all.iter().map(|finding| (finding.id.as_str(), finding.level)).collect()
     }
 

@@ -1,10 +1,9 @@
 //! The first depth: what the configuration says, without asking anybody.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use super::finding::{Findings, Id};
-use crate::config::Config;
+use crate::config::{Config, secret_file};
 use crate::evaluate::{Policy, Transition};
 use crate::event::rule::{On, Rule};
 use crate::severity::Severity;
@@ -54,8 +53,9 @@ fn look_at_modes(config: &Config, findings: &mut Findings) {
         files.push(config.file.clone());
     }
     named_files(&document, &mut files);
-    for file in files {
-        let Ok(metadata) = Path::new(&file).metadata() else { continue };
+    for file in files.into_iter().map(|file| secret_file::beside(&file, &config.file)) {
+        let Ok(metadata) = file.metadata() else { continue };
+        let file = file.display().to_string();
         let mode = metadata.permissions().mode();
         if mode & READABLE_BY_OTHERS != 0 {
             findings.warn(

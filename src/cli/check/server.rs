@@ -180,7 +180,9 @@ async fn headroom(client: &Client, place: &Place<'_>, findings: &mut Findings) -
     let sql = "WITH sessions AS (
                    SELECT datname = current_database() AS here, usename = current_user AS ours,
                           coalesce(application_name, '') = 'items-listen' AS daemons
-                   FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid())
+                   FROM pg_stat_activity
+                   -- What other roles' sessions are is not shown to everybody; those that have a role are clients.
+                   WHERE coalesce(backend_type, 'client backend') = 'client backend' AND usesysid IS NOT NULL AND pid <> pg_backend_pid())
                SELECT current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
                           - coalesce(current_setting('reserved_connections', true), '0')::bigint - count(*),
                       (SELECT nullif(rolconnlimit, -1)::bigint FROM pg_roles WHERE rolname = current_user) - count(*) FILTER (WHERE ours),

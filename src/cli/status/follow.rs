@@ -1,7 +1,7 @@
 //! `status --follow`: again and again, whatever becomes of the database, until Ctrl-C.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -20,6 +20,8 @@ use crate::error::Error;
 const EVERY: Duration = Duration::from_secs(2);
 /// For a program.
 const EVERY_JSON: Duration = Duration::from_secs(1);
+/// The pause is at least so many times as long as looking took: whoever watches large tables must not keep a server busy.
+const PAUSE_FACTOR: u32 = 9;
 
 /// A screen of its own, without a cursor, on which long lines are cut and not wrapped; and back.
 const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l";
@@ -34,22 +36,28 @@ pub(super) async fn run(config: &Config, json: bool) -> Result<u8, Error> {
         (signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?);
     let mut output = Output::new(json, Terminal::of_stdout());
     tokio::select! {
-        () = show(config, &mut output) => {}
+        ended = show(config, &mut output) => ended?,
         _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
     Ok(0)
 }
 
-/// Ends only when nobody reads any more.
-async fn show(config: &Config, output: &mut Output) {
+/// Ends when nobody reads any more, or with what waiting does not mend.
+async fn show(config: &Config, output: &mut Output) -> Result<(), Error> {
     let mut session = None;
     loop {
-        let seen = look(config, &mut session, !output.json).await;
+        let began = Instant::now();
+        let seen = match look(config, &mut session, !output.json).await {
+            Err(error) if error.exit_code() == 78 => return Err(error),
+            seen => seen,
+        };
+        let took = began.elapsed();
         if output.put(seen).is_err() {
-            return;
+            return Ok(());
         }
-        tokio::time::sleep(if output.json { EVERY_JSON } else { EVERY }).await;
+        let every = if output.json { EVERY_JSON } else { EVERY };
+        tokio::time::sleep(every.max(took * PAUSE_FACTOR)).await;
     }
 }
 
@@ -143,10 +151,10 @@ impl Output {
         lines
     }
 
-    /// Each line over the old one, so that nothing flickers; what is too much for the screen is left out.
+    /// Each line over the old one, which is erased first (afterwards the cursor may stand on a full line's last character); what is too much for the screen is left out.
     fn redraw(&self, lines: &[String]) -> std::io::Result<()> {
         let height = self.terminal.height.unwrap_or(usize::MAX);
-        let lines: Vec<String> = lines.iter().take(height).map(|line| format!("{line}\u{1b}[K")).collect();
+        let lines: Vec<String> = lines.iter().take(height).map(|line| format!("\u{1b}[K{line}")).collect();
         write(&format!("\u{1b}[H{}\u{1b}[J", lines.join("\r\n")))
     }
 }

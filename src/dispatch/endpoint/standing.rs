@@ -63,6 +63,10 @@ impl Post {
         self.nothing_to_probe = false;
         lock(&self.held).open = false;
         self.give_all_back();
+        if self.stopping {
+            // Whoever comes after may have been told better, and finds out by itself.
+            return;
+        }
         self.row = Some(Row {
             state,
             reason: Some(closed.reason.as_str()),
