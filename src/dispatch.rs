@@ -116,7 +116,7 @@ impl Held {
     }
 }
 
-/// The tasks, to be waited for.
+/// The tasks, to be waited for. They end when this is dropped.
 #[derive(Debug)]
 pub struct Running {
     tasks: Vec<(String, AbortOnDropHandle<()>)>,

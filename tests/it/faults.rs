@@ -154,19 +154,7 @@ async fn connections_that_are_reset_in_the_middle_of_anything_lose_nothing() {
     let proxy = Proxy::start(database.port).await;
     let mut daemon = daemon(&through(&proxy, &database, &config(&database, &receiver, ORDERS)));
     daemon.start().await;
-    let stop = tokio_util::sync::CancellationToken::new();
-    let (session, stopped) = (database.session().await, stop.clone());
-    let writer = tokio::spawn(async move {
-        let mut step = 0;
-        while !stopped.is_cancelled() {
-            let sql = match step % 3 {
-                2 => format!("DELETE FROM orders WHERE tenant_id = {}", step % 7),
-                _ => format!("INSERT INTO orders (tenant_id) SELECT {} FROM generate_series(1, 22)", step % 7),
-            };
-            session.batch_execute(&sql).await.expect("no writer ever fails");
-            step += 1;
-        }
-    });
+    let writers = Busy::start(&database, 1).await;
     for round in 0..20 {
         let opened = proxy.opened();
         proxy.cut();
@@ -178,15 +166,10 @@ async fn connections_that_are_reset_in_the_middle_of_anything_lose_nothing() {
     }
     let reset = proxy.reset();
     assert!(reset >= 20, "{reset} were reset");
-    stop.cancel();
-    writer.await.expect("the writer does not panic");
+    writers.end().await;
     daemon.ready().await;
     exact(&database, "orders", TRUE_ORDERS).await;
-    support::eventually("everything is delivered", async || {
-        let left: i64 = database.one("SELECT count(*) FROM items_listen.delivery WHERE state <> 'delivered'").await;
-        (left == 0).then_some(())
-    })
-    .await;
+    all_delivered(&database).await;
     // A request whose settlement was cut off is not sent again: its answer is still in memory.
     all_arrived_once(&database, &receiver).await;
     assert!(outages(&daemon, "") >= 10, "{:?}", named(&daemon));

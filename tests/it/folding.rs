@@ -17,6 +17,8 @@ use crate::*;
 struct Bench {
     engine: Engine,
     dispatch: Dispatch,
+    /// The endpoints' tasks, which end with it.
+    _running: items_listen::dispatch::Running,
 }
 
 impl Bench {
@@ -40,9 +42,9 @@ impl Bench {
         let pool = pool::Pool::new(&connector, 2).expect("a pool");
         let instance = uuid::Uuid::now_v7();
         let context = Context { pool, schema: schema.clone(), instance };
-        let (dispatch, _running) = Dispatch::start(&config.endpoints, &context).expect("starts");
+        let (dispatch, running) = Dispatch::start(&config.endpoints, &context).expect("starts");
         let engine = Engine::open(&connector, &schema, served, instance, dispatch.clone()).await.expect("opens");
-        Bench { engine, dispatch }
+        Bench { engine, dispatch, _running: running }
     }
 
     /// Folds; gives rows and whether the journal was dry.

@@ -121,3 +121,47 @@ fn said(events: &[support::receiver::Event]) -> Vec<(String, String, i64)> {
 fn expected(said: &[(&str, &str, i64)]) -> Vec<(String, String, i64)> {
     said.iter().map(|(transition, severity, count)| ((*transition).to_owned(), (*severity).to_owned(), *count)).collect()
 }
+
+/// Sessions that insert and delete orders of seven tenants, crossing the threshold again and again. None of them ever fails.
+struct Busy {
+    stop: tokio_util::sync::CancellationToken,
+    sessions: tokio::task::JoinSet<()>,
+}
+
+impl Busy {
+    async fn start(database: &Database, sessions: i32) -> Busy {
+        let mut busy = Busy { stop: tokio_util::sync::CancellationToken::new(), sessions: tokio::task::JoinSet::new() };
+        for session in 0..sessions {
+            let (client, stop) = (database.session().await, busy.stop.clone());
+            busy.sessions.spawn(async move {
+                let mut step = 0;
+                while !stop.is_cancelled() {
+                    let tenant = (step + session) % 7;
+                    let sql = match step % 3 {
+                        2 => format!("DELETE FROM orders WHERE tenant_id = {tenant}"),
+                        _ => format!("INSERT INTO orders (tenant_id) SELECT {tenant} FROM generate_series(1, 22)"),
+                    };
+                    client.batch_execute(&sql).await.expect("no writer ever fails");
+                    step += 1;
+                }
+            });
+        }
+        busy
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.sessions.join_next().await {
+            ended.expect("the writer does not panic");
+        }
+    }
+}
+
+/// Waits until the outbox has nothing left to do.
+async fn all_delivered(database: &Database) {
+    support::eventually("everything is delivered", async || {
+        let left: i64 = database.one("SELECT count(*) FROM items_listen.delivery WHERE state <> 'delivered'").await;
+        (left == 0).then_some(())
+    })
+    .await;
+}

@@ -266,23 +266,7 @@ async fn under_load_reloads_lose_nothing_and_double_nothing() {
     let plain = config(&database, &receiver, ORDERS);
     let mut daemon = daemon(&plain);
     daemon.start().await;
-    let stop = tokio_util::sync::CancellationToken::new();
-    let mut writers = tokio::task::JoinSet::new();
-    for writer in 0..3 {
-        let (session, stop) = (database.session().await, stop.clone());
-        writers.spawn(async move {
-            let mut step = 0;
-            while !stop.is_cancelled() {
-                let tenant = (step + writer) % 7;
-                let sql = match step % 3 {
-                    2 => format!("DELETE FROM orders WHERE tenant_id = {tenant}"),
-                    _ => format!("INSERT INTO orders (tenant_id) SELECT {tenant} FROM generate_series(1, 22)"),
-                };
-                session.batch_execute(&sql).await.expect("no writer ever fails");
-                step += 1;
-            }
-        });
-    }
+    let writers = Busy::start(&database, 3).await;
     for round in 0..12 {
         let known = receiver.accepted().len();
         // Another event, another endpoint task, another definition, or the same again.
@@ -295,16 +279,9 @@ async fn under_load_reloads_lose_nothing_and_double_nothing() {
         reload(&daemon, &next).await;
         receiver.wait_for_more(known).await;
     }
-    stop.cancel();
-    while let Some(ended) = writers.join_next().await {
-        ended.expect("the writer does not panic");
-    }
+    writers.end().await;
     exact(&database, "orders", TRUE_ORDERS).await;
-    support::eventually("everything is delivered", async || {
-        let left: i64 = database.one("SELECT count(*) FROM items_listen.delivery WHERE state <> 'delivered'").await;
-        (left == 0).then_some(())
-    })
-    .await;
+    all_delivered(&database).await;
     all_arrived_once(&database, &receiver).await;
     assert_eq!(daemon.terminate().await.code(), Some(0));
 }

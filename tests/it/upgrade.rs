@@ -113,23 +113,7 @@ async fn the_version_before_and_this_one_side_by_side_lose_nothing_and_double_no
     let (mut first, mut second) = (other("PREVIOUS", &config), other("PREVIOUS", &config));
     first.start().await;
     second.start().await;
-    let stop = tokio_util::sync::CancellationToken::new();
-    let mut writers = tokio::task::JoinSet::new();
-    for writer in 0..3 {
-        let (session, stop) = (database.session().await, stop.clone());
-        writers.spawn(async move {
-            let mut step = 0;
-            while !stop.is_cancelled() {
-                let tenant = (step + writer) % 7;
-                let sql = match step % 3 {
-                    2 => format!("DELETE FROM orders WHERE tenant_id = {tenant}"),
-                    _ => format!("INSERT INTO orders (tenant_id) SELECT {tenant} FROM generate_series(1, 22)"),
-                };
-                session.batch_execute(&sql).await.expect("no writer ever fails");
-                step += 1;
-            }
-        });
-    }
+    let writers = Busy::start(&database, 3).await;
     let more = async || {
         let known = receiver.accepted().len();
         receiver.wait("twenty more", |events| events.len() >= known + 20).await;
@@ -144,16 +128,9 @@ async fn the_version_before_and_this_one_side_by_side_lose_nothing_and_double_no
     assert_eq!(second.terminate().await.code(), Some(0));
     fourth.start().await;
     more().await;
-    stop.cancel();
-    while let Some(ended) = writers.join_next().await {
-        ended.expect("the writer does not panic");
-    }
+    writers.end().await;
     exact(&database, "orders", TRUE_ORDERS).await;
-    support::eventually("everything is delivered", async || {
-        let left: i64 = database.one("SELECT count(*) FROM items_listen.delivery WHERE state <> 'delivered'").await;
-        (left == 0).then_some(())
-    })
-    .await;
+    all_delivered(&database).await;
     all_arrived_once(&database, &receiver).await;
     // The version before does not start on what it does not know.
     let (code, _, stderr) = other("PREVIOUS", &config).run(&["run"]).await;

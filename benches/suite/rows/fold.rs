@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use items_listen::config::{Location, load_from};
 use items_listen::db::pool::Pool;
@@ -138,8 +138,10 @@ async fn engine(daemon: &Daemon) -> Engine {
     }
     let pool = Pool::new(&connector, 2).expect("a pool");
     let instance = uuid::Uuid::now_v7();
-    let (dispatch, _running) =
+    let (dispatch, running) =
         Dispatch::start(&config.endpoints, &dispatch::Context { pool, schema: schema.clone(), instance }).expect("starts");
+    // They go on for as long as the measurement may take.
+    drop(tokio::spawn(running.wait(Duration::from_secs(86_400))));
     Engine::open(&connector, &schema, served, instance, dispatch).await.expect("opens")
 }
 
