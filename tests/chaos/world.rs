@@ -127,6 +127,15 @@ pub struct World {
     partitions: i32,
 }
 
+/// At which point a kill tells a build that is wrong in this way from a right one.
+fn shows_at(mutation: &str) -> Option<&'static str> {
+    match mutation {
+        "StateOutsideTransaction" => Some("fold.committed"),
+        "SettleBeforeSending" => Some("send.before"),
+        _ => None,
+    }
+}
+
 impl World {
     pub async fn new(mutation: Option<String>, random: &mut StdRng) -> World {
         let server = Server::start(&["max_connections = 100"]);
@@ -213,6 +222,8 @@ impl World {
         }
         // What was never hit is tried more often than its turn comes.
         let chosen = missed.choose(random).copied().filter(|_| random.random());
+        // A build that is wrong shows it soonest where its step is cut in two.
+        let chosen = self.mutation.as_deref().and_then(shows_at).filter(|_| random.random()).or(chosen);
         let point = chosen.or_else(|| self.deck.pop()).unwrap_or("fold.taken");
         // Some are passed once in a life, others a hundred times a second.
         let often = ["fold", "send", "settle"].iter().any(|kind| point.starts_with(kind));
