@@ -5,6 +5,7 @@
 //! rolling restart inside the process: the next daemon is built whole, the session of the one before it ends in order,
 //! and what that one has under way it finishes beside its successor, as another replica would.
 
+mod doubt;
 pub mod folds;
 pub mod health;
 mod housekeeping;
@@ -16,6 +17,7 @@ mod start;
 mod summary;
 pub mod systemd;
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -89,9 +91,11 @@ pub struct Process {
     /// Whoever started this process, and watches over it.
     pub supervisor: Arc<Supervisor>,
     /// Readings that were received and are not yet committed: they outlive the session that heard them.
-    pub readings: Arc<Mutex<Vec<Received>>>,
+    pub readings: Arc<Mutex<VecDeque<Received>>>,
     /// The names under which this process is, or was, in the database: one per configuration.
     pub instances: Arc<Mutex<Vec<Uuid>>>,
+    /// Our own tables could not be used: statements may have gone unnoticed.
+    pub doubt: Arc<AtomicBool>,
     /// Cancelled when the process is to end.
     pub stop: CancellationToken,
 }
@@ -245,6 +249,7 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
             Err(error @ (Error::SchemaTooNew { .. } | Error::Config(_))) => return Err(error),
             Err(error) => error,
         };
+        doubt::note(daemon, &error);
         metrics::connected(false);
         // If one connection was silent, so may the others be.
         daemon.pool.renew();

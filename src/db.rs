@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod connect;
 pub mod explain;
+pub mod holder;
 pub mod horizon;
 pub mod locks;
 pub mod migrate;

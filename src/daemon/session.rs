@@ -3,6 +3,8 @@
 //! The order on connecting is the rule: LISTEN first, then fold, then read. What is committed before LISTEN is
 //! found by the fold, what is committed after it rings.
 
+mod heard;
+mod refused;
 mod sources;
 mod sweeps;
 
@@ -13,12 +15,14 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
+use self::heard::Heard;
+use self::refused::Refused;
 use self::sweeps::Sweeps;
 use super::housekeeping::House;
 use super::keep::{Keeper, News};
 use super::start::{daemon_watch, doorbell_on, free_doubted, id_of, install_all};
 use super::summary::Reporter;
-use super::{Daemon, POLL_WITHOUT_DOORBELL, instance};
+use super::{Daemon, POLL_WITHOUT_DOORBELL, doubt, instance};
 use crate::chaos::{self, Mutation, point};
 use crate::config::Install;
 use crate::db::session::Purpose;
@@ -49,6 +53,8 @@ const QUEUE_USAGE_MAX: f64 = 0.1;
 const WHOLE_SCAN_EVERY: Duration = Duration::from_secs(60);
 /// So many readings are evaluated in one transaction.
 const RECEIVE_MAX: usize = 1_000;
+/// For so long readings are evaluated before the journal is looked at again.
+const RECEIVE_FOR: Duration = Duration::from_millis(100);
 /// How often what was leased to ended processes is looked for, and what is too old.
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(10);
 
@@ -120,6 +126,7 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
     )
     .await?;
     free_doubted(daemon, &client).await?;
+    doubt::resolve(&client, daemon).await?;
     // Before the first fold, so that nothing is born leased in a copy of somebody else's outbox.
     let same =
         daemon.schema.sql("SELECT c.system_identifier = s.system_identifier FROM items_listen.cluster c, pg_control_system() s");
@@ -145,6 +152,8 @@ async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<Output = Re
         telling,
         heard_on: HashMap::new(),
         sweeps: Sweeps::default(),
+        refused: Refused::default(),
+        heard: Heard::default(),
         rung: false,
         stream: Stream::default(),
         foreign: HashSet::new(),
@@ -193,6 +202,8 @@ struct Pipeline<'a> {
     /// Application's channels that this session listens to, and the watches behind each.
     heard_on: HashMap<String, Vec<i32>>,
     sweeps: Sweeps,
+    refused: Refused,
+    heard: Heard,
     rung: bool,
     stream: Stream,
     foreign: HashSet<i32>,
@@ -227,7 +238,7 @@ impl Pipeline<'_> {
     /// session is gone.
     async fn end(&mut self) -> Result<(), Error> {
         self.hear_all();
-        self.receive().await?;
+        self.receive(None).await?;
         Ok(self.listening.client.batch_execute("UNLISTEN *; SELECT pg_advisory_unlock_all()").await?)
     }
 
@@ -235,10 +246,12 @@ impl Pipeline<'_> {
     async fn work(&mut self) -> Result<(), Error> {
         let awake_since = Instant::now();
         while !self.daemon.stop.is_cancelled() {
-            self.receive().await?;
+            self.receive(Some(Instant::now() + RECEIVE_FOR)).await?;
             let work = self.fold().await?;
             let now = Instant::now();
             let pause = match work {
+                // However many readings wait: tables are folded in between.
+                Work::None | Work::Busy if self.readings_are_due() => Duration::ZERO,
                 Work::None if !self.stream.is_one(now) => return Ok(()),
                 // Whoever folds may not see what we were woken for.
                 Work::Busy if now - awake_since >= LINGER && !self.stream.is_one(now) => return Ok(()),
@@ -267,8 +280,12 @@ impl Pipeline<'_> {
         let folded = tokio::time::timeout(FOLD_PATIENCE, self.engine.fold());
         let silent = |_| Error::Unavailable(format!("the folding session has not come to an end for {FOLD_PATIENCE:?}"));
         let work = match folded.await.map_err(silent)?? {
-            Folded::Busy => Work::Busy,
+            Folded::Busy => {
+                self.refused.again(&self.listening.client, &self.daemon.schema).await?;
+                Work::Busy
+            }
             Folded::Done { rows, complete, more, marked } => {
+                self.refused.had();
                 if rows > 0 {
                     metrics::folded(rows, began.elapsed());
                 }

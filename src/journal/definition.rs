@@ -127,18 +127,18 @@ impl Definition {
 
     /// The text that identifies the generation: another text is another generation.
     pub fn text(&self) -> String {
-        let templates = crate::watch::short_hash(super::trigger::TEMPLATE);
+        let meaning = super::trigger::MEANING;
         let more = if self.measure.is_none() && self.changes.is_none() && !self.touch {
             String::new()
         } else {
             format!(" / {} {:?} {} {:?}", self.counts, self.measure, self.touch, self.changes)
         };
-        format!("{} / {} / {} / {} / {:?}{more} / {templates}", self.relation, self.condition, self.parts, self.key, self.types)
+        format!("{} / {} / {} / {} / {:?}{more} / {meaning}", self.relation, self.condition, self.parts, self.key, self.types)
     }
 
     /// What is another than in the definition that is installed, in words; nothing where it is the same.
     pub fn differences(&self, key: &[String], before: &Before) -> Vec<&'static str> {
-        let templates = format!(" / {}", crate::watch::short_hash(super::trigger::TEMPLATE));
+        let meaning = format!(" / {}", super::trigger::MEANING);
         let now = self.text();
         if now == before.text {
             return Vec::new();
@@ -149,7 +149,7 @@ impl Definition {
             (before.key != key, "its key"),
             (before.key == key && before.types != self.types, "the type of a column of its key"),
             (!before.text.starts_with(&format!("{relation} / {} / ", self.condition)), "its where"),
-            (!before.text.ends_with(&templates), "the triggers of this version of items-listen"),
+            (!before.text.ends_with(&meaning), "the triggers of this version of items-listen"),
         ];
         let mut differ: Vec<&str> = parts.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect();
         let middle = |text: &str| text.rsplit_once(" / ").map(|(middle, _)| middle.to_owned());

@@ -96,6 +96,7 @@ ids! {
         Ownership = "ownership",
         RowSecurity = "row-security",
         Triggers = "triggers",
+        TriggerFunctions = "trigger-functions",
         Drift = "drift",
         Interrupted = "interrupted",
     }

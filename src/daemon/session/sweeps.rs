@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-use super::Pipeline;
+use super::{Pipeline, refused};
 use crate::daemon::Daemon;
 use crate::db::session::Purpose;
 use crate::engine::{Received, Served};
@@ -141,7 +141,9 @@ impl Pipeline<'_> {
                 self.sweeps.errors.remove(&id);
                 let readings = swept.into_iter().map(|swept| received(&served, swept)).collect();
                 // Where it is refused, the engine says why, and the next sweep brings it all again.
-                self.engine.sweep(id, readings, || self.daemon.process.supervisor.alive()).await?;
+                if let Err(error) = self.engine.sweep(id, readings, || self.daemon.process.supervisor.alive()).await {
+                    return Err(refused::explained(&self.listening.client, &self.daemon.schema, error).await);
+                }
                 self.look = true;
             }
             // Whoever holds the session says so.
