@@ -249,7 +249,7 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
             Err(error @ (Error::SchemaTooNew { .. } | Error::Config(_))) => return Err(error),
             Err(error) => error,
         };
-        doubt::note(daemon, &error);
+        doubt::note(daemon, &error).await;
         metrics::connected(false);
         // If one connection was silent, so may the others be.
         daemon.pool.renew();

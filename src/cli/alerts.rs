@@ -82,9 +82,10 @@ struct Line {
     read_at: Option<Timestamp>,
 }
 
-/// The columns of [`Line`].
+/// The columns of [`Line`]. `read_at` is the application's, who may say infinity: it is shown as the nearest time that there is.
 const LINES: &str = "SELECT a.id, a.watch, a.key, a.severity, a.peak, a.count, a.threshold, a.percent, a.message, a.raised_at,
-                            a.changed_at, a.resolved_at, a.reason, a.read_at
+                            a.changed_at, a.resolved_at, a.reason,
+                            CASE WHEN a.read_at IS NOT NULL THEN greatest(least(a.read_at, '9999-12-01 00:00:00+00'), '0001-01-01 00:00:00+00') END
                      FROM items_listen.alert a";
 
 /// The filter as an SQL condition on `a`: a watch, and columns of the key with their values as text.

@@ -5,20 +5,39 @@
 //! there before, has every watch counted anew.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
 use super::Daemon;
 use crate::error::Error;
 
-/// A lock that was not to be had; a table, a schema, a column that is not there; a right that is missing.
-const UNUSABLE: [&str; 5] = ["55P03", "42P01", "3F000", "42703", "42501"];
+/// A table, a schema, a column that is not there; a right that is missing.
+const UNUSABLE: [&str; 4] = ["42P01", "3F000", "42703", "42501"];
+/// So long it may take to find out who has our tables.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes note of what ended a session.
-pub(super) fn note(daemon: &Daemon, error: &Error) {
-    if error.sqlstate().is_some_and(|sqlstate| UNUSABLE.contains(&sqlstate)) {
+pub(super) async fn note(daemon: &Daemon, error: &Error) {
+    let doubt = match error.sqlstate() {
+        // A lock that was not to be had: on what triggers write, or on something else?
+        Some("55P03") => tokio::time::timeout(PATIENCE, are_locked(daemon)).await.unwrap_or(true),
+        Some(sqlstate) => UNUSABLE.contains(&sqlstate),
+        None => false,
+    };
+    if doubt {
         daemon.process.doubt.store(true, Ordering::Release);
     }
+}
+
+/// Whether somebody keeps triggers from our tables at this moment. What cannot be known is taken to be so.
+async fn are_locked(daemon: &Daemon) -> bool {
+    let sql = daemon.schema.sql(
+        "SELECT EXISTS (SELECT FROM pg_locks
+                        WHERE granted AND relation IN (to_regclass('items_listen.journal'), to_regclass('items_listen.marker'))
+                          AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))",
+    );
+    daemon.pool.run(async |client| Ok(client.query_one(sql.as_str(), &[]).await?.get(0))).await.unwrap_or(true)
 }
 
 /// Has every table watch counted anew, where that must be.
@@ -41,7 +60,10 @@ pub(super) async fn resolve(client: &Client, daemon: &Daemon) -> Result<(), Erro
     let watches: i64 = client.query_one(sql.as_str(), &[&doubt]).await?.get(0);
     daemon.process.doubt.store(false, Ordering::Release);
     if watches > 0 {
-        tracing::warn!(watches, "our own tables could not be used for a while, or are others than before: every watch is counted anew");
+        tracing::warn!(
+            watches,
+            "our own tables could not be used for a while, or are others than before: every watch is counted anew"
+        );
     }
     Ok(())
 }

@@ -111,8 +111,14 @@ mod tests {
             holder.to_string(),
             r#"pid 7, application "x\u{1b}[2J" of app, idle in transaction, its transaction 12 s old: INSERT INTO t VALUES (\'\u{7}\')"#
         );
-        let prepared =
-            Holder { pid: None, role: String::new(), application: "gid".into(), state: String::new(), transaction: None, query: String::new() };
+        let prepared = Holder {
+            pid: None,
+            role: String::new(),
+            application: "gid".into(),
+            state: String::new(),
+            transaction: None,
+            query: String::new(),
+        };
         assert_eq!(prepared.to_string(), "the prepared transaction 'gid'");
     }
 }

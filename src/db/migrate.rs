@@ -3,6 +3,7 @@
 use refinery::{Migration, Runner};
 use tokio_postgres::Client;
 
+use super::holder::Holder;
 use super::locks::Lock;
 use super::schema::Schema;
 use crate::error::Error;
@@ -155,7 +156,11 @@ impl InstallLock {
             }
             tokio::time::sleep(LOCK_PAUSE).await;
         }
-        Err(Error::Failed("another installer has been at work for a minute; try again when it is done".to_owned()))
+        let holder = Holder::of_advisory(client, &key).await?;
+        let holder = holder.map_or_else(String::new, |holder| format!(" ({holder})"));
+        Err(Error::Failed(format!(
+            "another installer has been at work for a minute{holder}; try again when it is done, or end it if it is none of ours"
+        )))
     }
 
     /// Releases the lock.

@@ -58,9 +58,7 @@ pub async fn bring_up(
     // In one transaction, as statements that are sent together are.
     let sql: String = stale
         .iter()
-        .map(|function| {
-            format!("{}REVOKE ALL ON FUNCTION {}.{}() FROM PUBLIC;\n", function.create, schema.name(), function.name)
-        })
+        .map(|function| format!("{}REVOKE ALL ON FUNCTION {}.{}() FROM PUBLIC;\n", function.create, schema.name(), function.name))
         .collect();
     match client.batch_execute(&sql).await.map_err(Error::from) {
         Ok(()) => tracing::info!(watch, functions = stale.len(), edition = EDITION, "trigger functions replaced"),
@@ -72,5 +70,8 @@ pub async fn bring_up(
 
 /// Says that functions of another version stand, and go on.
 pub fn say_stale(watch: &str) {
-    tracing::warn!(watch, "its trigger functions are not this version's, and go on as they are: run items-listen install as their owner");
+    tracing::warn!(
+        watch,
+        "its trigger functions are not this version's, and go on as they are: run items-listen install as their owner"
+    );
 }

@@ -293,7 +293,11 @@ mod tests {
     fn another_text_is_another_edition() {
         let known = (2, "8d812fa91bfe");
         let now = crate::watch::short_hash(TEMPLATE);
-        assert_eq!((EDITION, now.as_str()), known, "raise EDITION with the text; MEANING only where the rows mean something else");
+        assert_eq!(
+            (EDITION, now.as_str()),
+            known,
+            "raise EDITION with the text; MEANING only where the rows mean something else"
+        );
         for function in each_function(&Schema::new("items_listen"), 7, 12, &definition("note <> '$items_listen_0$; AS $$'")) {
             let body = function.body();
             let is_unused = body == "BEGIN RETURN NULL; END";

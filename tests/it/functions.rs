@@ -38,7 +38,9 @@ async fn functions_of_an_older_version_are_replaced_without_a_lock_on_the_table(
     assert!(!database.one::<String>(BODY).await.contains("NOWAIT"));
     // Whoever has the table, readers and writers alike, holds nobody up.
     let long = database.session().await;
-    long.batch_execute("BEGIN; LOCK TABLE orders IN SHARE MODE; INSERT INTO orders (tenant_id) VALUES (2)").await.expect("holds it");
+    long.batch_execute("BEGIN; LOCK TABLE orders IN SHARE MODE; INSERT INTO orders (tenant_id) VALUES (2)")
+        .await
+        .expect("holds it");
     daemon.start().await;
     assert_eq!(database.one::<String>(BODY).await, wanted);
     assert_eq!(database.one::<String>(STANDING).await, standing, "the same triggers, the same generation");
@@ -53,8 +55,10 @@ async fn functions_of_an_older_version_are_replaced_without_a_lock_on_the_table(
         .await;
     daemon.start().await;
     let unsafe_ones: i64 = database
-        .one("SELECT count(*) FROM pg_proc WHERE pronamespace = 'items_listen'::regnamespace AND proname LIKE 'watch_1%'
-              AND (NOT prosecdef OR has_function_privilege('public', oid, 'EXECUTE'))")
+        .one(
+            "SELECT count(*) FROM pg_proc WHERE pronamespace = 'items_listen'::regnamespace AND proname LIKE 'watch_1%'
+              AND (NOT prosecdef OR has_function_privilege('public', oid, 'EXECUTE'))",
+        )
         .await;
     assert_eq!(unsafe_ones, 0);
 }

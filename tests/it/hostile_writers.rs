@@ -78,8 +78,16 @@ async fn whatever_a_writer_has_set_or_made_its_statements_go_through_and_are_cou
         .replace("threshold = 20", "threshold = 1000000");
     let mut daemon = daemon(&config(&database, &receiver, &format!("{ORDERS}{summed}")));
     daemon.start().await;
-    database.sql("CREATE SCHEMA IF NOT EXISTS evil; CREATE FUNCTION evil.nothing(bigint) RETURNS bigint LANGUAGE sql AS 'SELECT $1'").await;
-    database.sql(&EVIL.replace("CREATE SCHEMA evil;", "").replace("CREATE FUNCTION evil.concat(VARIADIC \"any\") RETURNS text LANGUAGE internal AS 'text_concat';", "")).await;
+    database
+        .sql("CREATE SCHEMA IF NOT EXISTS evil; CREATE FUNCTION evil.nothing(bigint) RETURNS bigint LANGUAGE sql AS 'SELECT $1'")
+        .await;
+    database
+        .sql(
+            &EVIL
+                .replace("CREATE SCHEMA evil;", "")
+                .replace("CREATE FUNCTION evil.concat(VARIADIC \"any\") RETURNS text LANGUAGE internal AS 'text_concat';", ""),
+        )
+        .await;
     // DDL of the application's is refused by this one: none of ours happens in a trigger.
     database
         .sql(
@@ -112,7 +120,12 @@ async fn whatever_a_writer_has_set_or_made_its_statements_go_through_and_are_cou
                 FULL JOIN (SELECT key, sum FROM items_listen.count c JOIN items_listen.watch w ON w.id = c.watch WHERE w.name = 'summed' AND c.rows <> 0) c
                 USING (key) WHERE t.sum IS DISTINCT FROM c.sum";
     assert_eq!(database.one::<i64>(sums).await, 0);
-    assert_eq!(database.one::<i64>("SELECT count(*) FROM pg_class WHERE relname = 'journal' AND relnamespace = 'evil'::regnamespace").await, 1);
+    assert_eq!(
+        database
+            .one::<i64>("SELECT count(*) FROM pg_class WHERE relname = 'journal' AND relnamespace = 'evil'::regnamespace")
+            .await,
+        1
+    );
     assert_eq!(daemon.lines("degraded"), 0);
     database.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
@@ -121,7 +134,10 @@ async fn whatever_a_writer_has_set_or_made_its_statements_go_through_and_are_cou
 async fn write_in_one_transaction(writer: &tokio_postgres::Client) {
     let kept = STATEMENTS.map(|statement| format!("SAVEPOINT s; {statement}; RELEASE s")).join("; ");
     let given_up = STATEMENTS.map(|statement| format!("SAVEPOINT s; {statement}; ROLLBACK TO s")).join("; ");
-    writer.batch_execute(&format!("BEGIN; SET CONSTRAINTS ALL DEFERRED; {kept}; {given_up}; COMMIT")).await.expect("goes through");
+    writer
+        .batch_execute(&format!("BEGIN; SET CONSTRAINTS ALL DEFERRED; {kept}; {given_up}; COMMIT"))
+        .await
+        .expect("goes through");
 }
 
 #[tokio::test(flavor = "multi_thread")]

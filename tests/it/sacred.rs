@@ -87,7 +87,9 @@ async fn with_the_journal_gone_writers_go_on_and_everything_is_counted_anew() {
     // What only the writer was told of, a recount finds.
     assert_eq!(daemon.run(&["recount", "orders"]).await.0, 0);
     exact(&database, "orders", TRUE_ORDERS).await;
-    database.sql(&format!("ALTER FUNCTION items_listen.watch_1_insert() OWNER TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    database
+        .sql(&format!("ALTER FUNCTION items_listen.watch_1_insert() OWNER TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,9 +100,20 @@ async fn with_nothing_to_write_to_the_writer_is_warned_and_the_daemon_counts_ane
     let (writer, locker) = (writer(&database).await, database.session().await);
     write_all(&writer).await;
     locker.batch_execute("BEGIN; LOCK TABLE items_listen.journal, items_listen.marker").await.expect("locks");
-    for statement in STATEMENTS {
+    // Each of them changes a count.
+    for statement in [
+        STATEMENTS[0],
+        STATEMENTS[1],
+        "UPDATE orders SET tenant_id = tenant_id + 1",
+        "UPDATE orders SET status = 'done' WHERE id = (SELECT min(id) FROM orders WHERE status = 'open')",
+        "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders WHERE status = 'open')",
+        "DELETE FROM orders WHERE tenant_id < 5",
+    ] {
         let said = psql(&database, statement).await;
-        assert!(said.contains("WARNING") && said.contains("55P03") && said.contains("items-listen recount"), "{statement}: {said}");
+        assert!(
+            said.contains("WARNING") && said.contains("55P03") && said.contains("items-listen recount"),
+            "{statement}: {said}"
+        );
     }
     let said = psql(&database, "TRUNCATE orders").await;
     assert!(said.contains("55P03 after a TRUNCATE"), "{said}");
@@ -206,9 +219,12 @@ async fn a_full_disk_under_the_journal_fails_the_statement_and_nothing_else() {
     daemon.terminate().await;
     let small = server.directory.join("small");
     database.sql(&format!("CREATE TABLESPACE small LOCATION '{}'", small.display())).await;
-    database.sql("ALTER TABLE items_listen.journal SET TABLESPACE small; ALTER INDEX items_listen.journal_xid SET TABLESPACE small").await;
+    database
+        .sql("ALTER TABLE items_listen.journal SET TABLESPACE small; ALTER INDEX items_listen.journal_xid SET TABLESPACE small")
+        .await;
     database.sql("CREATE TABLE filler (t text) TABLESPACE small; ALTER TABLE filler ALTER t SET STORAGE PLAIN").await;
-    while database.client.batch_execute("INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, 50)").await.is_ok() {}
+    while database.client.batch_execute("INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, 50)").await.is_ok() {
+    }
     let many = "INSERT INTO orders (tenant_id) SELECT g FROM generate_series(1, 20000) g";
     let error = database.client.batch_execute(many).await.expect_err("no room for the journal");
     assert_eq!(error.code().map(|code| code.code()), Some("53100"), "{error:?}");
@@ -219,4 +235,45 @@ async fn a_full_disk_under_the_journal_fails_the_statement_and_nothing_else() {
     database.sql(many).await;
     daemon.start().await;
     exact(&database, "orders", TRUE_ORDERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_schema_dropped_whole_fails_no_writer_and_is_made_anew() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    let writer = writer(&database).await;
+    write_all(&writer).await;
+    database.sql("DROP SCHEMA items_listen CASCADE").await;
+    write_all(&writer).await;
+    support::eventually("the daemon has made it anew", async || {
+        let made: bool = database.one("SELECT to_regclass('items_listen.instance') IS NOT NULL").await;
+        made.then_some(())
+    })
+    .await;
+    daemon.ready().await;
+    write_all(&writer).await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_application_does_to_our_tables_waits_for_seconds_at_most() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    insert(&database, 1, 20).await;
+    receiver.wait_for(1).await;
+    let (writer, locker) = (writer(&database).await, database.session().await);
+    locker.batch_execute("BEGIN; LOCK TABLE items_listen.threshold_edit, items_listen.unread_edit").await.expect("locks");
+    for statement in
+        ["INSERT INTO items_listen.threshold VALUES ('orders', '{}', 5)", "UPDATE items_listen.alert SET read_at = now()"]
+    {
+        let error = writer.batch_execute(statement).await.expect_err("it is not promised");
+        // 57014 would be the writer's own patience.
+        assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{statement}: {error:?}");
+    }
+    locker.batch_execute("COMMIT").await.expect("lets go");
+    daemon.ready().await;
+    writer.batch_execute("INSERT INTO items_listen.threshold VALUES ('orders', '{}', 5)").await.expect("now it is");
+    receiver.wait("it is judged anew", |events| events.iter().any(|event| event.number("threshold") == 5)).await;
 }
