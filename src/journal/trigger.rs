@@ -35,7 +35,8 @@ impl Function {
     pub fn body(&self) -> &str {
         let start = self.create.find(" AS ").map_or(0, |at| at + 4);
         let rest = &self.create[start..];
-        let quote = if rest.starts_with('$') { &rest[..rest[1..].find('$').map_or(1, |at| at + 2)] } else { "'" };
+        let tag = rest.strip_prefix('$').and_then(|rest| rest.split_once('$')).map(|(tag, _)| format!("${tag}$"));
+        let quote = tag.unwrap_or_else(|| "'".to_owned());
         let rest = &rest[quote.len()..];
         &rest[..rest.rfind(&format!("{quote};")).unwrap_or(rest.len())]
     }
