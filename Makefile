@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e screenshots chaos mutations upgrade upgrade-dump docs bench bench-micro plots fuzz deb package-test lint doc ci clean
+.PHONY: help demo test e2e screenshots chaos mutations upgrade upgrade-dump docs bench bench-micro plots fuzz deb package-test lint doc supply-chain ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -92,6 +92,10 @@ lint: ## Formatting, clippy, rustdoc: warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features chaos -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+supply-chain: ## Licences, sources, unused and vulnerable dependencies, lock files
+	@scripts/tools cargo cc
+	@scripts/supply-chain
 
 ci: ## What decides whether a submission lands
 	bash .ci/run
