@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::gate::Gate;
 use super::lanes::Lanes;
+use super::rate::Window;
 use super::send::{Load, Sender};
 use super::settle::{Row, given_back, settle, settled};
 use super::{Command, Context, Held, clock, lock};
@@ -46,6 +47,7 @@ pub(super) struct Post {
     metrics: metrics::Endpoint,
     lanes: Lanes,
     gate: Gate,
+    rate: Window,
     work: JoinSet<Done>,
     requests: usize,
     settling: bool,
@@ -89,6 +91,7 @@ impl Post {
         Ok(Post {
             sender: Sender::new(&endpoint)?,
             metrics: metrics::Endpoint::new(&endpoint.name),
+            rate: Window::new(endpoint.rate),
             endpoint,
             lease,
             context,
@@ -169,17 +172,24 @@ impl Post {
         }
         let now = clock::now();
         let probe = self.gate.closed().map(|closed| Instant::now() + closed.until.saturating_sub(now));
+        // While requests wait for the rate.
+        let free = self.rate.next().map(|free| Instant::now() + free.saturating_sub(now));
         let due = self.due_at.first().copied();
         let claim = self.claim_at.filter(|_| !self.claiming).filter(|claim| *claim > Instant::now());
         match (probe, claim.into_iter().chain(due).min()) {
             // While the gate is closed only its probe matters.
             (Some(probe), _) if self.gate.allowed(now, 1) == 0 => Some(probe),
-            (_, claim) => claim,
+            (_, claim) => claim.into_iter().chain(free).min(),
         }
     }
 
+    /// How many requests may be under way: as many as the gate, the configuration and the rate allow.
+    fn allowed(&mut self, now: Duration) -> usize {
+        self.gate.allowed(now, self.endpoint.in_flight).min(self.rate.allowed(now))
+    }
+
     fn start_requests(&mut self) {
-        while !self.stopping && self.requests < self.gate.allowed(clock::now(), self.endpoint.in_flight) {
+        while !self.stopping && self.requests < self.allowed(clock::now()) {
             let request = self.lanes.next_request(self.endpoint.max_batch, self.endpoint.max_request_bytes);
             if request.is_empty() {
                 return;
@@ -246,6 +256,7 @@ impl Post {
         match done {
             Done::Answered { request, answer, took } => {
                 self.requests -= 1;
+                self.rate.note(clock::now());
                 self.answered(request, &answer, took);
             }
             Done::Settled(settlements, matched) => {

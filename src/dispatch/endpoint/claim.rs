@@ -21,7 +21,7 @@ impl Post {
         let due = self.claim_at.is_some_and(|at| at <= Instant::now());
         // A closed gate claims nothing, but for its probe.
         let probing = self.gate.closed().is_some();
-        let allowed = self.gate.allowed(clock::now(), self.endpoint.in_flight);
+        let allowed = self.allowed(clock::now());
         let room = if probing { self.endpoint.max_batch } else { self.room() };
         let waits = self.claim_at.is_some_and(|at| at > Instant::now());
         let due =
