@@ -148,7 +148,11 @@ impl Pipeline<'_> {
             }
             // Whoever holds the session says so.
             Err(error) if error.is_lost() => tracing::debug!(watch = served.watch.name, %error, "a sweep was lost"),
-            Err(error) => drop(self.sweeps.errors.insert(id, error.to_string())),
+            Err(error) => {
+                self.sweeps.errors.insert(id, error.to_string());
+                // Whether all is done is said by a fold, and nothing else may be there to cause one.
+                self.look |= !self.daemon.health.is_ready();
+            }
         }
         if let Source::Query { every, .. } = &served.watch.source {
             let jittered = every.mul_f64(1.0 + JITTER * (2.0 * rand::random::<f64>() - 1.0));
