@@ -212,6 +212,8 @@ fn check_schema(schema: &str, origin: &Origin, mistakes: &mut Mistakes) {
                 schema.escape_debug()
             ),
         );
+    } else if let Some(why) = crate::db::schema::taken(schema) {
+        mistakes.add(origin, format!("database.schema: \"{schema}\" {why}; give it a schema of its own, such as items_listen"));
     }
 }
 

@@ -14,6 +14,8 @@ const MAX_REQUEST_BYTES_DEFAULT: i64 = 9_400;
 /// A shorter one is over before TLS is set up; a longer one makes leases, and so a crash's delay, longer still.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// It is part of an index, beside a watch and a key.
+const NAME_BYTES_MAX: usize = 100;
 
 /// All endpoints.
 pub(super) fn endpoints(node: Option<&Node>, mistakes: &mut Mistakes) -> Vec<Endpoint> {
@@ -24,6 +26,14 @@ pub(super) fn endpoints(node: Option<&Node>, mistakes: &mut Mistakes) -> Vec<End
 
 fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint> {
     let mut section = Section::new(format!("endpoints.{name}"), node, mistakes);
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(crate::plain::steers) {
+        let what = format!(
+            "a name of 1 to {NAME_BYTES_MAX} bytes without control characters is wanted, this is \"{}\"",
+            name.escape_debug()
+        );
+        mistakes.add(section.origin(), format!("endpoints: {what}"));
+        return None;
+    }
     let target = target(&mut section, mistakes);
     let timeout = section.duration_within("timeout", TIMEOUT_MIN..=TIMEOUT_MAX, mistakes).unwrap_or(Duration::from_secs(10));
     let in_flight = section.integer("in_flight", 1..=1_000, mistakes).unwrap_or(8);
