@@ -14,6 +14,7 @@ mod check;
 mod clock;
 mod commands;
 mod configuration;
+mod containment;
 mod crash;
 mod degraded;
 mod documents;

@@ -39,6 +39,8 @@ pub(super) struct Sweeps {
     tried: HashSet<i32>,
     /// Why some cannot be asked.
     errors: HashMap<i32, String>,
+    /// Those whose session was lost when they were asked last.
+    lost: HashSet<i32>,
 }
 
 impl Sweeps {
@@ -139,13 +141,16 @@ impl Pipeline<'_> {
             Ok((swept, asking)) => {
                 self.sweeps.sessions.insert(id, asking);
                 self.sweeps.errors.remove(&id);
+                self.sweeps.lost.remove(&id);
                 let readings = swept.into_iter().map(|swept| received(&served, swept)).collect();
                 // Where it is refused, the engine says why, and the next sweep brings it all again.
                 self.engine.sweep(id, readings, || self.daemon.process.supervisor.alive()).await?;
                 self.look = true;
             }
-            // Whoever holds the session says so.
-            Err(error) if error.is_lost() => tracing::debug!(watch = served.watch.name, %error, "a sweep was lost"),
+            // Whoever holds the session that listens says so, unless it is this question alone that loses its own each time.
+            Err(error) if error.is_lost() && self.sweeps.lost.insert(id) => {
+                tracing::debug!(watch = served.watch.name, %error, "a sweep was lost")
+            }
             Err(error) => drop(self.sweeps.errors.insert(id, error.to_string())),
         }
         if let Source::Query { every, .. } = &served.watch.source {
