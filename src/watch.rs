@@ -416,8 +416,9 @@ mod tests {
         assert_eq!(parse("items"), Ok(r#""public"."items""#.into()));
         assert_eq!(parse("shop.Items"), Ok(r#""shop"."Items""#.into()));
         assert_eq!(parse(r#""a.b"."c""d""#), Ok(r#""a.b"."c""d""#.into()));
-        assert_eq!(parse(&"é".repeat(31)), Ok(format!("\"public\".\"{}\"", "é".repeat(31))));
-        assert!(parse(&"é".repeat(32)).is_err() && parse("a\0b").is_err());
+        let (fits, long) = ("é".repeat(31), "é".repeat(32));
+        assert_eq!(parse(fits.as_str()), Ok(format!("\"public\".\"{fits}\"")));
+        assert!(parse(long.as_str()).is_err() && parse("a\0b").is_err());
         for bad in ["", ".", "a.", "a.b.c", "\"a", "a\"b\"", "\"\".x"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
