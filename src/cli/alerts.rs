@@ -174,7 +174,7 @@ pub(super) async fn list(config: &Config, args: &List) -> Result<u8, Error> {
         [&args.filter.watch, &names, &values, &args.open, &args.unread, &args.severity, &args.limit.max(0)];
     let lines: Vec<Line> = client.query(sql.as_str(), &parameters).await?.iter().map(Line::read).collect();
     if args.json {
-        lines.iter().for_each(|line| print_json(line));
+        lines.iter().for_each(print_json);
     } else if lines.is_empty() {
         print("no such alerts");
     } else {
