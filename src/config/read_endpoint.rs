@@ -128,10 +128,19 @@ fn target(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Target> 
             Some((text, origin)) if text.trim().is_empty() => {
                 mistakes.add(origin, format!("{}{or_file}: empty; the application's own is wanted", section.name(name)));
             }
+            // They stand in the address that is asked for, and must not make another one of it.
+            Some((text, origin)) if name != "secret" && !fits_an_address(text) => {
+                let what = "letters, digits and marks other than / ? # % & + \\ are wanted, as the server gave it";
+                mistakes.add(origin, format!("{}: {what}", section.name(name)));
+            }
             Some(_) => {}
         }
     }
     Some(Target::Pusher(Pusher { url, app_id: app_id?.0, key: key?.0, secret: secret?.0, sign_path }))
+}
+
+fn fits_an_address(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_graphic() && !"/?#%&+\\".contains(c)) && text != "." && text != ".."
 }
 
 fn http_url(text: &str) -> Result<url::Url, String> {

@@ -441,3 +441,76 @@ async fn a_key_of_any_length_and_looks_is_its_own() {
     let last = resolved.iter().find(|event| event.text("transition") == "resolved").expect("it came");
     assert_eq!(last.data["key"]["k"], json!(told_as(&told_as(&kb))));
 }
+
+const JSON: &str = r#"
+[[watch]]
+name = "rows"
+table = "things"
+key = ["id"]
+include = ["note", "more"]
+[[watch.publish]]
+channels = ["notes"]
+event = "change"
+on = "insert"
+[[watch]]
+name = "level"
+table = "things"
+key = ["id"]
+value = "1"
+threshold = 1
+include = ["note", "more"]
+lookup = "SELECT more AS found, note AS said FROM things WHERE id = :id"
+message = "{{ row.more }} {{ lookup.found }}"
+[[watch.publish]]
+channels = ["level"]
+event = "level"
+data = { row = { note = "{{ lookup.said }}", more = "{{ lookup.found }}", again = "{{ row.more }}" } }
+[[watch]]
+name = "swept"
+query = "SELECT * FROM things"
+every = "1s"
+key = ["id"]
+value = "1"
+threshold = 1
+[[watch.publish]]
+channels = ["swept"]
+event = "swept"
+"#;
+
+/// A column of type json holds what PostgreSQL alone can read: the rest of its row is told all the same, and nothing waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn json_that_cannot_be_read_takes_nothing_else_away() {
+    let (database, receiver) = (things().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, JSON));
+    daemon.start().await;
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    let cases = [
+        (deep.clone(), json!(deep)),
+        (r#""\ud800 half""#.to_owned(), json!("\u{fffd} half")),
+        (r#"{"a": "\udc00\u0000"}"#.to_owned(), json!({"a": "\u{fffd}\u{0}"})),
+        ("[1e400, 1]".to_owned(), json!(["1e400", 1])),
+        (r#"{"__proto__": {"x": 1}, "a": 1, "a": 2}"#.to_owned(), json!({"__proto__": {"x": 1}, "a": 2})),
+    ];
+    for (number, (text, _)) in cases.iter().enumerate() {
+        let insert = "INSERT INTO things (note, more) VALUES ($1, $2::text::json)";
+        database.client.execute(insert, &[&format!("note {number}"), text]).await.expect("the writer never fails");
+    }
+    let events = receiver
+        .wait("each is told three times", |events| {
+            let count = |name: &str| events.iter().filter(|event| event.name == name).count();
+            ["change", "level", "swept"].iter().all(|name| count(name) >= cases.len())
+        })
+        .await;
+    for (number, (_, read)) in cases.iter().enumerate() {
+        for name in ["change", "level", "swept"] {
+            let note = json!(format!("note {number}"));
+            let event = events.iter().find(|event| event.name == name && event.data["row"]["note"] == note);
+            let row = &event.unwrap_or_else(|| panic!("{name} {number}")).data["row"];
+            assert_eq!(&row["more"], read, "{name}");
+            assert!(name != "level" || &row["again"] == read, "{name}");
+        }
+    }
+    let (code, out, err) = daemon.run(&["--trigger", "5", "--watch", "level", "--key", "id=2", "--dry-run", "--json"]).await;
+    assert!(code == 0 && out.contains("half"), "{code} {out} {err}");
+    assert_eq!(daemon.lines("degraded") + daemon.lines("panic"), 0);
+}

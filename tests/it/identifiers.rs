@@ -331,6 +331,25 @@ async fn names_that_cannot_be_are_refused_in_words() {
         refused("", &endpoint, "endpoints").await;
     }
 
+    for (key, value) in [
+        ("app_id", "../x"),
+        ("app_id", "1?a=b"),
+        ("app_id", ".."),
+        ("key", "k&auth_version=2"),
+        ("key", "a b"),
+        ("app_id", "a\r\nX: y"),
+    ] {
+        let other = match key {
+            "key" => "app_id = \"1\"",
+            _ => "key = \"k\"",
+        };
+        let endpoint = format!(
+            "[endpoints.aside]\nurl = \"http://127.0.0.1:9\"\n{other}\nsecret = \"s\"\n{key} = {}\n{ORDERS}",
+            toml(value)
+        );
+        refused("", &endpoint, &format!("aside.{key}")).await;
+    }
+
     // A schema that others use is not taken.
     database.sql("CREATE SCHEMA app; CREATE TABLE app.customers ()").await;
     let mut other = daemon(&config_with(&database, &receiver, "schema = \"app\"\n", ORDERS));
@@ -343,4 +362,25 @@ async fn names_that_cannot_be_are_refused_in_words() {
     other.spawn();
     other.logged("a schema of its own").await;
     assert_eq!(database.one::<i64>("SELECT count(*) FROM pg_class WHERE relnamespace = 'app'::regnamespace").await, 1);
+}
+
+/// Any name and any text comes back from a real server as it was, whatever the session's settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_name_and_any_text_is_quoted() {
+    use proptest::strategy::{Strategy as _, ValueTree as _};
+    let database = Database::new().await;
+    let strict = database.session().await;
+    let lax = database.session().await;
+    lax.batch_execute("SET standard_conforming_strings = off; SET escape_string_warning = off").await.expect("its settings");
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let texts = proptest::prop_oneof!["[\u{1}-\u{10ffff}]{1,63}", "['\"\\\\$%{}:;/*\\-\nE]{1,30}"];
+    for _ in 0..300 {
+        let text: String = texts.new_tree(&mut runner).expect("a text").current();
+        let name = with('n', &text);
+        let sql = format!("SELECT {}::text AS {}", items_listen::db::literal(&text), items_listen::db::quote(&name));
+        for session in [&strict, &lax] {
+            let row = session.query_one(sql.as_str(), &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            assert_eq!((row.columns()[0].name(), row.get::<_, String>(0)), (name.as_str(), text.clone()));
+        }
+    }
 }
