@@ -511,6 +511,6 @@ async fn json_that_cannot_be_read_takes_nothing_else_away() {
         }
     }
     let (code, out, err) = daemon.run(&["--trigger", "5", "--watch", "level", "--key", "id=2", "--dry-run", "--json"]).await;
-    assert!(code == 0 && out.contains("half"), "{code} {out} {err}");
+    assert!(code == 0 && out.contains("critical"), "{code} {out} {err}");
     assert_eq!(daemon.lines("degraded") + daemon.lines("panic"), 0);
 }

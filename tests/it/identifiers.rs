@@ -115,12 +115,13 @@ impl Table {
         );
         format!(
             "[[watch]]\nname = \"rows{number}\"\ntable = {relation}\nkey = [{key}]\nwhere = {}\nthreshold = 2\n\
-             [[watch.publish]]\nchannels = [\"rows\"]\nevent = \"rows\"\n\
+             [[watch.publish]]\nchannels = [{}]\nevent = \"rows\"\n\
              [[watch]]\nname = \"changes{number}\"\ntable = {relation}\nkey = [{key}]\nwhere = {}\ninclude = [{}]\n\
              [[watch.publish]]\nchannels = [\"changes\"]\nevent = \"change\"\non = \"change\"\ncolumns = [{key}]\n\
              [[watch]]\nname = \"level{number}\"\ntable = {relation}\nkey = [{}]\nvalue = {}\nthreshold_column = {}\ncompare = \"<\"\n\
              include = [{key}]\n[[watch.publish]]\nchannels = [\"level\"]\nevent = \"level\"\n",
             toml(&condition),
+            toml(&format!("rows.{{{{ key[{}]|length }}}}", Value::from(self.name))),
             toml(&condition),
             toml(&self.quantity),
             toml(&self.id),
@@ -233,6 +234,8 @@ async fn whatever_schemas_tables_and_columns_are_called() {
         };
         let raised = one("rows", "raised");
         assert_eq!((&raised["key"], &raised["count"]), (&json!({table.name: value}), &json!(2)));
+        let channel = format!("rows.{}", value.chars().count());
+        assert!(events.iter().any(|event| event.channels == [channel.as_str()] && event.data == raised), "a template reaches it");
         let level = one("level", "raised");
         assert_eq!((&level["key"], &level["count"], &level["threshold"]), (&json!({&table.id: 1}), &json!(1), &json!(10)));
         assert_eq!(level["row"][table.name], json!(value));
@@ -326,6 +329,10 @@ async fn names_that_cannot_be_are_refused_in_words() {
     for name in ["two words", "quo\"te", "", "line\nbreak", &"x".repeat(65)] {
         refused("", &ORDERS.replace("\"orders\"", &toml(name)), "watch.name").await;
     }
+    let notify =
+        ORDERS.replace("table = \"public.orders\"", "notify = \"items_listen\"").replace("where = \"status = 'open'\"", "");
+    refused("", &notify, "our own doorbell").await;
+    refused("", &notify.replace("items_listen", &"x".repeat(64)), "watch.notify").await;
     for name in ["", "esc\u{1b}[31m", &"x".repeat(101)] {
         let endpoint = format!("[endpoints.{}]\nurl = \"log:\"\n{ORDERS}", toml(name));
         refused("", &endpoint, "endpoints").await;
