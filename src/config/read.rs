@@ -12,7 +12,7 @@ use super::reader::{Mistakes, Section};
 use super::rehearse::rehearse;
 use super::{Config, Database, Doorbell, Endpoint, Install, Secret, secret_file};
 use crate::retention::Retention;
-use crate::watch::{Watch, short_hash};
+use crate::watch::{Source, Watch, short_hash};
 
 /// Where health and status are served unless the configuration says otherwise.
 pub const HTTP_LISTEN_DEFAULT: &str = "127.0.0.1:9786";
@@ -76,6 +76,14 @@ fn checked(
         vec![default_watch(&names, fallback)]
     };
     let watches: Vec<Watch> = watches.into_iter().map(|watch| with_keys(watch, &endpoints)).collect();
+    for watch in &watches {
+        if let (Source::Notify { channel }, Some(database)) = (&watch.source, &database)
+            && *channel == database.schema
+        {
+            let what = format!("watch.notify: \"{channel}\" is the channel of our own doorbell (database.schema); take another");
+            mistakes.add(&root.origin, what);
+        }
+    }
     let http = http(section.node("http"), &mut mistakes);
     section.finish(&mut mistakes);
 
@@ -212,6 +220,8 @@ fn check_schema(schema: &str, origin: &Origin, mistakes: &mut Mistakes) {
                 schema.escape_debug()
             ),
         );
+    } else if let Some(why) = crate::db::schema::taken(schema) {
+        mistakes.add(origin, format!("database.schema: \"{schema}\" {why}; give it a schema of its own, such as items_listen"));
     }
 }
 

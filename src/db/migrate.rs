@@ -77,6 +77,27 @@ pub async fn check_encoding(client: &Client) -> Result<(), Error> {
     )))
 }
 
+/// Refuses a schema in which something of others stands already: `uninstall` drops it with all that is in it.
+///
+/// # Errors
+/// What stands there, and what to do.
+pub async fn check_own(client: &Client, schema: &Schema) -> Result<(), Error> {
+    if version(client, schema).await?.is_some() {
+        return Ok(());
+    }
+    let others = "SELECT string_agg(quote_ident(relname), ', ' ORDER BY relname) FROM (
+                      SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') ORDER BY 1 LIMIT 3) AS others";
+    let found: Option<String> = client.query_one(others, &[&schema.name()]).await?.get(0);
+    found.map_or(Ok(()), |found| {
+        Err(Error::Failed(format!(
+            "database.schema: the schema {} has tables that are not ours ({found}); give items-listen a schema of its own, since \
+             uninstall drops it with all that is in it",
+            schema.name()
+        )))
+    })
+}
+
 /// Brings the schema up to date. The caller holds the install lock.
 ///
 /// # Errors
@@ -86,6 +107,7 @@ pub async fn run(client: &mut Client, schema: &Schema) -> Result<(), Error> {
         return Ok(());
     }
     check_encoding(client).await?;
+    check_own(client, schema).await?;
     // refinery's own history table is in the schema, so the schema comes first.
     client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", schema.name())).await?;
     let mut runner = Runner::new(&migrations(schema)?).set_abort_divergent(false);

@@ -11,6 +11,14 @@ import { app, atEnd, daemon, database, environment, place } from './support.mjs'
 
 export const HOSTILE = `<img src=x onerror="document.title='hacked'"><script>document.title='hacked'</script>&amp;'`;
 export const LONG = 'x'.repeat(400);
+/** What else somebody may write, and how it is shown. */
+export const STEERING = {
+  '\u202egnp.exe\u2069\u200b': '\\u{202e}gnp.exe\\u{2069}\\u{200b}',
+  '\u001b]52;c;x\u0007\u009b2J\r\n\tend': '\\u{1b}]52;c;x\\u{7}\\u{9b}2J\\r\\n\\tend',
+  __proto__x: '__proto__x',
+  ['{"__proto__": {"hacked": 1}}']: '{"__proto__": {"hacked": 1}}',
+  [`"><svg onload=window.hacked=1>${'<a href=javascript:window.hacked=1>'.repeat(40)}`]: `"><svg onload=window.hacked=1>${'<a href=javascript:window.hacked=1>'.repeat(40)}`,
+};
 const quoted = (text) => text.replaceAll("'", "''");
 const toml = (text) => JSON.stringify(text);
 

@@ -39,6 +39,8 @@ pub(super) struct Sweeps {
     tried: HashSet<i32>,
     /// Why some cannot be asked.
     errors: HashMap<i32, String>,
+    /// Those whose session was lost when they were asked last.
+    lost: HashSet<i32>,
 }
 
 impl Sweeps {
@@ -139,6 +141,7 @@ impl Pipeline<'_> {
             Ok((swept, asking)) => {
                 self.sweeps.sessions.insert(id, asking);
                 self.sweeps.errors.remove(&id);
+                self.sweeps.lost.remove(&id);
                 let readings = swept.into_iter().map(|swept| received(&served, swept)).collect();
                 // Where it is refused, the engine says why, and the next sweep brings it all again.
                 if let Err(error) = self.engine.sweep(id, readings, || self.daemon.process.supervisor.alive()).await {
@@ -146,8 +149,10 @@ impl Pipeline<'_> {
                 }
                 self.look = true;
             }
-            // Whoever holds the session says so.
-            Err(error) if error.is_lost() => tracing::debug!(watch = served.watch.name, %error, "a sweep was lost"),
+// Whoever holds the session that listens says so, unless it is this question alone that loses its own each time.
+            Err(error) if error.is_lost() && self.sweeps.lost.insert(id) => {
+                tracing::debug!(watch = served.watch.name, %error, "a sweep was lost")
+            }
             Err(error) => {
                 self.sweeps.errors.insert(id, error.to_string());
                 // Whether all is done is said by a fold, and nothing else may be there to cause one.

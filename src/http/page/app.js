@@ -10,6 +10,10 @@ const SVG = 'http://www.w3.org/2000/svg';
 
 // --- Making nodes, and changing what is there as little as possible: focus, selection and scrolling stay. ---
 
+/** What is not itself shown, or turns or hides what stands beside it (as src/plain.rs has it), is spelt out. */
+const STEERS = /[\p{Cc}\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+const visible = (text) => text.replace(STEERS, (c) => ({ '\n': '\\n', '\r': '\\r', '\t': '\\t' })[c] ?? `\\u{${c.codePointAt(0).toString(16)}}`);
+
 /** An element with attributes and children; what is null or false is left out. */
 function h(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
@@ -19,15 +23,16 @@ function svg(name, attributes = {}, ...children) {
 }
 function fill(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) node.setAttribute(key, value);
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(key, visible(String(value)));
   }
-  node.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  const wanted = children.flat(3).filter((child) => child !== null && child !== undefined && child !== false);
+  node.append(...wanted.map((child) => (child instanceof Node ? child : visible(String(child)))));
   return node;
 }
 
 /** Makes the children of a node those that are given. */
 function put(parent, children) {
-  const wanted = children.flat(3).filter(Boolean).map((child) => (typeof child === 'string' ? document.createTextNode(child) : child));
+  const wanted = children.flat(3).filter(Boolean).map((child) => (typeof child === 'string' ? document.createTextNode(visible(child)) : child));
   wanted.forEach((child, index) => {
     const there = parent.childNodes[index];
     if (!there) parent.append(child);
