@@ -37,6 +37,7 @@ mod ruletests;
 mod status;
 mod storms;
 mod systemd;
+mod tls;
 mod triggers;
 mod upgrade;
 mod writing;
