@@ -19,6 +19,7 @@ mod degraded;
 mod documents;
 mod doorbell;
 mod effective;
+mod endpoint_tls;
 mod faults;
 mod folding;
 mod http_page;

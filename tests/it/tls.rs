@@ -183,10 +183,64 @@ async fn a_name_of_issuers_means_that_they_are_asked() {
     ] {
         assert_eq!(place.straight(&parameters).await, outcome, "{parameters}");
     }
+    // What is verified is host; hostaddr is only where it is.
+    place.server.show(&place.ours.server(&["db.example.org"], Validity::Good)).await;
+    let hosts = |hosts: &str| format!("{hosts} user=app password={PASSWORD} dbname=postgres sslrootcert={}", place.root);
+    let port = place.server.port;
+    assert_eq!(connect(&hosts(&format!("host=db.example.org hostaddr=127.0.0.1 port={port}"))).await, Encrypted);
+    assert_eq!(connect(&hosts(&format!("host=db.example.com hostaddr=127.0.0.1 port={port}"))).await, CERTIFICATE);
+    // The next of several hosts is not let off because the first was not the one.
+    let stripping = Middle::start(port, Trick::Strip).await;
+    let several = |last: &str| {
+        hosts(&format!(
+            "host=127.0.0.1,127.0.0.1,{last} hostaddr=127.0.0.1,127.0.0.1,127.0.0.1 port={},{port},{port}",
+            stripping.port
+        ))
+    };
+    assert_eq!(connect(&several("db.example.org")).await, Encrypted);
+    assert_eq!(connect(&several("localhost")).await, CERTIFICATE);
     // Over a Unix socket there is no TLS, whatever is asked for; with channel binding it is refused.
     let socket = format!("host={} port={} user=postgres dbname=postgres", place.server.directory.display(), place.server.port);
     assert_eq!(connect(&format!("{socket} sslrootcert={}", place.root)).await, Plain);
     assert_eq!(connect(&format!("{socket} sslrootcert={} channel_binding=require", place.root)).await, BINDING);
+}
+
+#[test]
+fn the_environment_says_what_libpqs_does_and_a_url_is_taken_as_it_stands() {
+    use items_listen::config::environment::Variables;
+    let url = |text: &str, variables: &[(&str, &str)]| {
+        let real = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let none = std::collections::BTreeMap::new();
+        let text = format!("{text}\n[endpoints.main]\nurl = \"log:\"\n{ORDERS}");
+        let config = items_listen::config::read::config("/etc/il/config.toml", true, &text, &Variables::new(&real, &none));
+        config
+            .map(|config| config.database.expect("a database").url.expose().to_owned())
+            .map_err(|mistakes| format!("{mistakes:?}"))
+    };
+    let libpq = [("PGHOST", "db"), ("PGSSLMODE", "verify-ca"), ("PGSSLROOTCERT", "ca.crt"), ("PGCHANNELBINDING", "require")];
+    let read = url("", &libpq).expect("it is right");
+    // A name from the environment has no file to stand beside.
+    assert_eq!(read, "host='db' sslmode='verify-ca' sslrootcert='ca.crt' channel_binding='require'");
+    for (name, value, says) in [
+        ("PGSSLMODE", "allow", "plain text"),
+        ("PGSSLKEY", "k", "without sslcert"),
+        ("PGSSLCERT", "c", "without sslkey"),
+        ("PGSSLMINPROTOCOLVERSION", "SSLv3", "TLSv1.2"),
+        ("PGSSLNEGOTIATION", "maybe", "direct"),
+        ("PGSSLCRL", "x", "nothing is verified"),
+        ("PGREQUIREAUTH", "gss", "scram-sha-256"),
+        ("PGCHANNELBINDING", "maybe", "require"),
+        ("PGREQUIREPEER", "x", "Unix socket"),
+        ("PGGSSENCMODE", "require", "GSSAPI"),
+    ] {
+        let said = url("", &[("PGHOST", "db"), (name, value)]).expect_err(name);
+        assert!(said.contains(says) && said.contains("PGHOST"), "{name}: {said}");
+    }
+    let laravel = url("", &[("DB_DATABASE", "app"), ("DB_HOST", "db"), ("DB_SSLMODE", "require")]).expect("it is right");
+    assert_eq!(laravel, "host='db' dbname='app' sslmode='require'");
+    // One of the file is taken as it stands, and what it names is beside the file.
+    let own = "[database]\nurl = \"postgres://h/d?sslrootcert=ca.crt\"";
+    assert_eq!(url(own, &libpq), Ok("postgres://h/d?sslrootcert=/etc/il/ca.crt".to_owned()));
 }
 
 const BINDING: Outcome = Refused(Some(Cause::ChannelBinding));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 /// It ends, with its connections, when this is dropped.
 pub struct HttpProxy {
@@ -20,6 +21,8 @@ struct State {
     /// Answers every request with this status.
     refuse: Option<u16>,
     asked: Vec<String>,
+    /// Cancelled when what stands is to end.
+    standing: CancellationToken,
 }
 
 impl HttpProxy {
@@ -32,9 +35,10 @@ impl HttpProxy {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let state = Arc::clone(&serving);
+                let standing = state.lock().expect("no panic").standing.clone();
                 connections.spawn(async move {
                     // Who turns away is what is being tested.
-                    let _ended = serve(client, &state).await;
+                    let _ended = standing.run_until_cancelled(serve(client, &state)).await;
                 });
             }
         });
@@ -47,9 +51,11 @@ impl HttpProxy {
         self.state.lock().expect("no panic").credentials = Some(format!("basic {token}"));
     }
 
-    /// From now on every request is refused with this status, or none.
+    /// From now on every request is refused with this status, or none. What stands is ended: a tunnel is not asked about again.
     pub fn refuse(&self, status: Option<u16>) {
-        self.state.lock().expect("no panic").refuse = status;
+        let mut state = self.state.lock().expect("no panic");
+        state.refuse = status;
+        std::mem::take(&mut state.standing).cancel();
     }
 
     /// The first lines of the requests that came.

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
 
 use super::certificates::Issued;
 
@@ -34,7 +35,8 @@ pub enum Trick {
 /// It ends, with its connections, when this is dropped.
 pub struct Middle {
     pub port: u16,
-    trick: Arc<Mutex<Trick>>,
+    /// What it does, and what is cancelled when it does something else.
+    trick: Arc<Mutex<(Trick, CancellationToken)>>,
     heard: Arc<Mutex<Vec<u8>>>,
     opened: Arc<Mutex<usize>>,
     accepting: tokio::task::JoinHandle<()>,
@@ -45,17 +47,20 @@ impl Middle {
     pub async fn start(target: u16, trick: Trick) -> Middle {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let (trick, heard, opened) =
-            (Arc::new(Mutex::new(trick)), Arc::<Mutex<Vec<u8>>>::default(), Arc::<Mutex<usize>>::default());
+        let (trick, heard, opened) = (
+            Arc::new(Mutex::new((trick, CancellationToken::new()))),
+            Arc::<Mutex<Vec<u8>>>::default(),
+            Arc::<Mutex<usize>>::default(),
+        );
         let (doing, hearing, counting) = (Arc::clone(&trick), Arc::clone(&heard), Arc::clone(&opened));
         let accepting = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 *counting.lock().expect("no panic") += 1;
-                let (trick, heard) = (doing.lock().expect("no panic").clone(), Arc::clone(&hearing));
+                let ((trick, standing), heard) = (doing.lock().expect("no panic").clone(), Arc::clone(&hearing));
                 connections.spawn(async move {
                     // A client that turns away is what is being tested.
-                    let _ended = serve(client, target, trick, heard).await;
+                    let _ended = standing.run_until_cancelled(serve(client, target, trick, heard)).await;
                 });
                 while connections.try_join_next().is_some() {}
             }
@@ -63,9 +68,10 @@ impl Middle {
         Middle { port, trick, heard, opened, accepting }
     }
 
-    /// Does something else, with new connections.
+    /// Does something else; connections that stand are ended.
     pub fn now(&self, trick: Trick) {
-        *self.trick.lock().expect("no panic") = trick;
+        let mut doing = self.trick.lock().expect("no panic");
+        std::mem::replace(&mut *doing, (trick, CancellationToken::new())).1.cancel();
     }
 
     /// What clients said, as far as it can be read.
