@@ -22,7 +22,7 @@ pub async fn open(config: &Config, tls: &Tls, patience: Option<Duration>) -> Res
     let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
     let mut index = 0;
     loop {
-        let connected = match raw(config, tls, index, patience).await {
+        let connected = match Box::pin(raw(config, tls, index, patience)).await {
             Ok((client, driver)) => of_the_kind(config, client, driver).await,
             Err(error) => Err(Some(error)),
         };
@@ -31,7 +31,7 @@ pub async fn open(config: &Config, tls: &Tls, patience: Option<Duration>) -> Res
             Ok(connected) => return Ok(connected),
             Err(Some(error)) if index == hosts => return Err(error),
             // Of the wrong kind: the last one there is is taken all the same, and says itself what it cannot do.
-            Err(None) if index == hosts => return raw(config, tls, index - 1, patience).await,
+            Err(None) if index == hosts => return Box::pin(raw(config, tls, index - 1, patience)).await,
             Err(_) => {}
         }
     }

@@ -30,7 +30,7 @@ pub struct Patient<S> {
     deadline: Option<Pin<Box<Sleep>>>,
     text: Text,
     /// Reads how the server wants us to authenticate, where it can be read.
-    guard: Option<Guard>,
+    guard: Option<Box<Guard>>,
 }
 
 /// Whether what goes through can be read.
@@ -58,7 +58,7 @@ impl<S> Patient<S> {
 
     /// Takes no part in an authentication that the guard objects to.
     pub fn guarded(self, guard: Guard) -> Patient<S> {
-        Patient { guard: Some(guard), ..self }
+        Patient { guard: Some(Box::new(guard)), ..self }
     }
 
     /// From now on the answer may take so long.

@@ -183,7 +183,7 @@ impl Connector {
     /// # Errors
     /// The database cannot be reached, or refuses.
     pub async fn open(&self, purpose: Purpose) -> Result<(Client, Driver), Error> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, connect::open(&self.config, &self.tls, purpose.patience())).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(connect::open(&self.config, &self.tls, purpose.patience()))).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(Error::Unavailable(format!("{} did not answer within {CONNECT_TIMEOUT:?}", self.describe()))),
         }

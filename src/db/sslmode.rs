@@ -168,7 +168,9 @@ impl Settings {
             ("sslcrl", self.revoked.is_some()),
             ("channel_binding=require", self.channel_binding == ChannelBinding::Require),
         ];
-        for (name, _) in files.into_iter().filter(|(_, given)| *given && self.mode == Mode::Disable) {
+        if self.mode == Mode::Disable
+            && let Some((name, _)) = files.into_iter().find(|(_, given)| *given)
+        {
             return Err(format!("sslmode=disable and {name} contradict each other: one of them has to go"));
         }
         if self.revoked.is_some() && !self.mode.verifies() {
