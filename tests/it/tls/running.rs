@@ -153,3 +153,24 @@ async fn somebody_in_the_middle_gets_nothing_of_a_daemon_that_verifies() {
     assert_eq!(middle.heard(), "", "not a word was said");
     has_no_password(&daemon);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_tls_a_question_that_is_not_answered_whole_is_given_up() {
+    let place = Place::new().await;
+    let proxy = Proxy::start(place.server.port).await;
+    let url = place.url(proxy.port, "app", &format!("sslmode=verify-full sslrootcert={}", place.root));
+    let connector = Connector::new(&Secret::new(url), "items_listen").expect("a URL");
+    let purpose = Purpose::Read { at_most: std::time::Duration::from_secs(1) };
+    // Not at all; and no further than into the middle, which is in the middle of TLS's own frames as well.
+    for answers in [0, 1, 3] {
+        let (client, driver) = connector.open(purpose).await.expect("a session");
+        let driving = tokio::spawn(driver);
+        let before = proxy.stranded();
+        proxy.strand_after(answers);
+        let asked = client.simple_query("SELECT repeat('x', 1000) FROM generate_series(1, 20000)");
+        let answered = tokio::time::timeout(support::PATIENCE, asked).await.expect("it is given up");
+        assert!(answered.is_err() && proxy.stranded() > before, "{answers}");
+        let said = driving.await.expect("no panic").expect_err("it is lost");
+        assert!(format!("{said:?}").contains("has been silent for 4s"), "{said:?}");
+    }
+}
