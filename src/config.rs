@@ -159,6 +159,8 @@ pub struct Pusher {
     pub secret: Secret,
     /// Whether the path of `url` is signed too (Soketi wants that).
     pub sign_path: bool,
+    /// Certificates of issuers that are accepted besides those that this machine knows.
+    pub issuers: Vec<rustls::pki_types::CertificateDer<'static>>,
 }
 
 /// What the command line says about where the configuration is.

@@ -1,7 +1,9 @@
 //! The database: how sessions are opened, what they set, and the schema they rely on.
 
 pub mod answers;
+pub mod authentication;
 pub mod connect;
+pub mod dsn;
 pub mod explain;
 pub mod holder;
 pub mod horizon;
@@ -13,7 +15,9 @@ pub mod prepare;
 pub mod schema;
 pub mod session;
 pub mod socket;
+pub mod sslmode;
 pub mod tls;
+pub mod verify;
 
 /// Quotes an identifier for SQL.
 pub fn quote(identifier: &str) -> String {

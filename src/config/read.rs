@@ -11,6 +11,7 @@ use super::read_watch::{NO_ENDPOINT, default_watch, watches};
 use super::reader::{Mistakes, Section};
 use super::rehearse::rehearse;
 use super::{Config, Database, Doorbell, Endpoint, Install, Secret, secret_file};
+use crate::db::session;
 use crate::retention::Retention;
 use crate::watch::{Source, Watch, short_hash};
 
@@ -162,9 +163,9 @@ fn fallback_threshold(variables: &Variables<'_>, mistakes: &mut Mistakes) -> Opt
 fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mistakes) -> Option<Database> {
     let missing = Node { value: Value::Table(Vec::new()), origin: Origin::Variable("database".into()) };
     let mut section = Section::new("database", node.unwrap_or(&missing), mistakes);
-    let url = secret(&mut section, "url", "url_file", mistakes)
-        .map(|(url, _)| url)
-        .or_else(|| variables.database_url().map(|(_, url)| Secret::new(url)));
+    let own = secret(&mut section, "url", "url_file", mistakes).map(|(url, origin)| (url, origin.clone()));
+    let borrowed = || variables.database_url().map(|(name, url)| (Secret::new(url), Origin::Variable(name.to_owned())));
+    let url = own.or_else(borrowed);
     let schema = section.string("schema", mistakes);
     if let Some((schema, origin)) = &schema {
         check_schema(schema, origin, mistakes);
@@ -175,13 +176,12 @@ fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mista
     let poll = section.duration_within("poll", POLL_MIN..=POLL_MAX, mistakes);
     let retention = section.node("retention").map_or_else(Retention::default, |node| retention(node, mistakes));
     section.finish(mistakes);
-    if let Some(url) = &url
-        && let Err(what) = crate::db::session::parse_url(url)
-    {
-        let borrowed = variables.database_url().map_or("DATABASE_URL", |(name, _)| name);
-        let origin = node.map_or(Origin::Variable(borrowed.into()), |node| node.origin.clone());
-        mistakes.add(&origin, format!("database.url: {what}"));
-    }
+    // Certificates and keys that it names are found like files of secrets.
+    let url = url.and_then(|(url, origin)| {
+        let found = session::with_files(&url, |name| secret_file::find(name, mistakes.file(), &origin))
+            .and_then(|url| session::parse_url(&url).map(|_| url));
+        found.map_err(|what| mistakes.add(&origin, format!("database.url: {what}"))).ok()
+    });
     Some(Database {
         url: url?,
         schema: schema.map_or_else(|| "items_listen".to_owned(), |(schema, _)| schema),

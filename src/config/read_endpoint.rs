@@ -3,11 +3,14 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+
 use super::document::Node;
 use super::read::secret;
 use super::reader::{Mistakes, Section, parse_duration};
-use super::{Endpoint, Pusher, Target};
+use super::{Endpoint, Pusher, Target, secret_file};
 use crate::dispatch::rate::Rate;
+use crate::pem;
 use crate::pusher::encrypt::Key;
 use crate::retry::Retry;
 
@@ -104,6 +107,7 @@ fn target(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Target> 
     let key = section.string("key", mistakes);
     let secret = secret(section, "secret", "secret_file", mistakes);
     let sign_path = section.boolean("sign_path", mistakes).unwrap_or(false);
+    let issuers = issuers(section, mistakes);
 
     let url = match (url, cluster) {
         (Some((url, _)), None) if url.expose() == "log:" => return Some(Target::Log),
@@ -157,7 +161,26 @@ fn target(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Target> 
             Some(_) => {}
         }
     }
-    Some(Target::Pusher(Pusher { url, app_id: app_id?.0, key: key?.0, secret: secret?.0, sign_path }))
+    Some(Target::Pusher(Pusher { url, app_id: app_id?.0, key: key?.0, secret: secret?.0, sign_path, issuers }))
+}
+
+/// What stands in `ca_file`, now: a reload reads it again.
+fn issuers(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Vec<CertificateDer<'static>> {
+    let Some((name, origin)) = section.string("ca_file", mistakes) else { return Vec::new() };
+    let path = secret_file::find(&name, mistakes.file(), origin).display().to_string();
+    let key = section.name("ca_file");
+    let read = || {
+        let certificates = pem::certificates(&key, &path, &pem::read(&key, &path)?)?;
+        let mut store = rustls::RootCertStore::empty();
+        for certificate in &certificates {
+            store.add(certificate.clone()).map_err(|error| format!("{key}: {path}: {error}"))?;
+        }
+        Ok(certificates)
+    };
+    read().unwrap_or_else(|what: String| {
+        mistakes.add(origin, what);
+        Vec::new()
+    })
 }
 
 fn fits_an_address(text: &str) -> bool {

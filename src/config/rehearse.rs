@@ -37,6 +37,7 @@ fn table_of<'a>(entries: &'a mut [Entry], key: &str) -> Option<&'a mut Vec<Entry
 
 fn without_files(endpoint: &mut Node) {
     let Value::Table(entries) = &mut endpoint.value else { return };
+    entries.retain(|entry| entry.key != "ca_file" || !matches!(entry.node.value, Value::String(_)));
     for (file, key, value) in SECRET_FILES {
         for entry in entries.iter_mut().filter(|entry| entry.key == file && matches!(entry.node.value, Value::String(_))) {
             key.clone_into(&mut entry.key);

@@ -73,6 +73,7 @@ ids! {
         Standby = "standby",
         Listen = "listen",
         Doorbell = "doorbell",
+        DatabaseTls = "database-tls",
         DatabaseClock = "database-clock",
         Headroom = "connections",
         Encoding = "encoding",
@@ -107,6 +108,9 @@ ids! {
         EndpointAnswer = "endpoint-answer",
         EndpointConnection = "endpoint-connection",
         EndpointTls = "endpoint-tls",
+        EndpointCertificate = "endpoint-certificate",
+        EndpointPlain = "endpoint-plain",
+        EndpointProxy = "endpoint-proxy",
         EndpointSilent = "endpoint-silent",
         EndpointClock = "endpoint-clock",
     }
