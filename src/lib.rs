@@ -78,4 +78,5 @@ pub mod db;
 pub mod error;
 pub mod json;
 pub mod logging;
+pub mod memory;
 pub mod version;
