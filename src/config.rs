@@ -234,7 +234,7 @@ pub fn load_from(location: &Location, environment: &BTreeMap<String, String>) ->
     let borrowed = Environment::borrowed(location)?;
     let variables = environment::Variables::new(environment, &borrowed.0);
     let mut config = read::config(&name, exists, &text, &variables).map_err(Error::Config)?;
-    config.secret_places.files.extend(location.env_file.clone());
+    config.secret_places.env_file.clone_from(&location.env_file);
     Ok(config)
 }
 

@@ -145,12 +145,7 @@ impl Current {
 ///
 /// # Errors
 /// A configuration that names no database, or a schema that is newer than the program.
-pub async fn run(
-    config: Config,
-    http: Option<(Bound, Exporter)>,
-    process: Process,
-    mut reloads: Reloads,
-) -> Result<(), Error> {
+pub async fn run(config: Config, http: Option<(Bound, Exporter)>, process: Process, mut reloads: Reloads) -> Result<(), Error> {
     let (mut daemon, mut running) = Daemon::build(config, &process)?;
     warn_of_what_is_open(&daemon.config);
     let current = Current(Arc::new(Mutex::new(daemon.clone())));
@@ -188,7 +183,12 @@ pub async fn run(
 fn warn_of_what_is_open(config: &Config) {
     for exposed in exposure::of(config) {
         let file = exposed.file.display().to_string();
-        tracing::warn!(file, error = exposed.what, remedy = exposed.remedy, "a file of secrets or of the configuration is open to others");
+        tracing::warn!(
+            file,
+            error = exposed.what,
+            remedy = exposed.remedy,
+            "a file of secrets or of the configuration is open to others"
+        );
     }
     if let Some(http) = config.http.as_ref().filter(|http| http.token.is_none() && !http.listen.is_local()) {
         tracing::warn!(addr = http.listen.to_string(), "[http] other machines may reach it, and nobody is asked for a token");

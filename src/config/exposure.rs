@@ -23,13 +23,18 @@ pub struct Exposed {
     pub what: String,
     /// What to do.
     pub remedy: String,
+    /// It is the file given with `--env-file`, whose mode is its own program's affair first.
+    pub is_borrowed: bool,
 }
 
 /// Looks at the configuration file, at the files of secrets that it names, and at the file given with `--env-file`.
 pub fn of(config: &Config) -> Vec<Exposed> {
     let file = (PathBuf::from(&config.file), config.secret_places.in_file);
     let others = config.secret_places.files.iter().map(|file| (file.clone(), true));
-    std::iter::once(file).chain(others).filter_map(|(file, secret)| look(&file, secret)).collect()
+    let own = std::iter::once(file).chain(others).filter_map(|(file, secret)| look(&file, secret));
+    let borrowed =
+        config.secret_places.env_file.iter().filter_map(|file| Some(Exposed { is_borrowed: true, ..look(file, true)? }));
+    own.chain(borrowed).collect()
 }
 
 /// One file, by what it leads to. What cannot be looked at, such as a configuration that is no file, has nothing to complain of.
@@ -58,7 +63,7 @@ fn look(file: &Path, holds_secret: bool) -> Option<Exposed> {
             format!("chmod o-w '{}'", directory.display().to_string().replace('\'', "'\\''")),
         )
     };
-    Some(Exposed { file: file.to_owned(), what, remedy })
+    Some(Exposed { file: file.to_owned(), what, remedy, is_borrowed: false })
 }
 
 /// The directory of the file, or of what it leads to, if everybody may take files out of it.
@@ -88,7 +93,7 @@ mod tests {
         chmod(&root, 0o700);
         let file = root.join("se'cret");
         std::fs::write(&file, "hush").expect("written");
-        let mut said = |mode, secret| {
+        let said = |mode, secret| {
             chmod(&file, mode);
             look(&file, secret).map(|exposed| exposed.what)
         };

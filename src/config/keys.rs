@@ -463,7 +463,7 @@ static PUBLISH: Table = Table {
 
 static HTTP: Table = Table {
     about: "Health, metrics and the status page over HTTP. Nothing can be changed there. Without `token` nobody is asked who is \
-            there: keep it on loopback, on a Unix socket, or behind a proxy. [security.md](security.md) says more.",
+            there: keep it on loopback, on a Unix socket, or behind a proxy. [operating.md](operating.md) says more.",
     keys: &[
         Key::new("enabled", Boolean, Value("true"), "Whether there is any.").reload(Reload::Restart),
         Key::new(

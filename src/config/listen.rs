@@ -95,17 +95,14 @@ impl Hide {
         Hide::WORDS.into_iter().zip([self.keys, self.counts]).filter_map(|(word, is)| is.then_some(word)).collect()
     }
 
-    /// Hides what the word says.
-    ///
-    /// # Errors
-    /// It is none of [`Hide::WORDS`].
-    pub fn add(&mut self, word: &str) -> Result<(), ()> {
+    /// Hides what the word says; false if it is none of [`Hide::WORDS`].
+    pub fn add(&mut self, word: &str) -> bool {
         match word {
             "keys" => self.keys = true,
             "counts" => self.counts = true,
-            _ => return Err(()),
+            _ => return false,
         }
-        Ok(())
+        true
     }
 }
 

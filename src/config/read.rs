@@ -6,8 +6,8 @@ use zeroize::Zeroizing;
 
 use super::document::{Entry, Mistake, Node, Origin, Value, parse};
 use super::effective::Effective;
-use super::listen::{Hide, Http, LISTEN_DEFAULT, Listen};
 use super::environment::Variables;
+use super::listen::{Hide, Http, LISTEN_DEFAULT, Listen};
 use super::read_endpoint::endpoints;
 use super::read_watch::{NO_ENDPOINT, default_watch, watches};
 use super::reader::{Mistakes, Section, nearest};
@@ -273,8 +273,12 @@ fn http(node: Option<&Node>, mistakes: &mut Mistakes) -> Option<Http> {
         is_sendable.then_some(token)
     });
     let mut hide = Hide::default();
-    for (word, origin) in section.strings("hide", mistakes).unwrap_or_default() {
-        if hide.add(&word).is_err() {
+    let words = section.strings("hide", mistakes);
+    if words.as_ref().is_some_and(Vec::is_empty) {
+        mistakes.add(section.origin(), format!("{}: empty; {} are known", section.name("hide"), Hide::WORDS.join(" and ")));
+    }
+    for (word, origin) in words.unwrap_or_default() {
+        if !hide.add(&word) {
             let hint = nearest(&word, Hide::WORDS.into_iter());
             let (name, known) = (section.name("hide"), Hide::WORDS.join(", "));
             mistakes.add(origin, format!("{name}: \"{}\" is none of {known}{hint}", word.escape_debug()));

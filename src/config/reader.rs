@@ -21,6 +21,8 @@ pub struct SecretPlaces {
     pub in_file: bool,
     /// Files that hold one each.
     pub files: Vec<PathBuf>,
+    /// The file given with `--env-file`, which is another program's.
+    pub env_file: Option<PathBuf>,
 }
 
 impl Mistakes {

@@ -68,7 +68,7 @@ impl Reloads {
 fn keep_what_stays(config: &mut Config, before: &Config) {
     let place = |config: &Config| config.http.as_ref().map(|http| http.listen.clone());
     if place(config) != place(before) {
-        tracing::warn!("[http] cannot be moved by a reload: its new enabled and listen take effect with a restart");
+        tracing::warn!("[http] cannot be reloaded: another enabled or listen takes effect with a restart");
         // Who may ask, and what is told, is taken from the new one all the same, where there is one.
         config.http = match (config.http.take(), &before.http) {
             (Some(now), Some(before)) => Some(Http { listen: before.listen.clone(), ..now }),

@@ -38,14 +38,12 @@ impl Bound {
     pub async fn bind(listen: &Listen) -> Result<Bound, Error> {
         let cannot = |why: String| Error::Failed(format!("http.listen: {listen} cannot be bound: {why}"));
         match listen {
-            Listen::Tcp(address) => {
-                TcpListener::bind(address).await.map(Bound::Tcp).map_err(|error| cannot(error.to_string()))
-            }
+            Listen::Tcp(address) => TcpListener::bind(address).await.map(Bound::Tcp).map_err(|error| cannot(error.to_string())),
             Listen::Unix(path) => {
                 remove_stale(path).await.map_err(cannot)?;
                 let listener = bind_unix(path).map_err(|error| cannot(error.to_string()))?;
-                let file = SocketFile::of(path).map_err(|error| cannot(error.to_string()))?;
-                Ok(Bound::Unix(listener, file))
+                let is = identity(path).map_err(|error| cannot(error.to_string()))?;
+                Ok(Bound::Unix(listener, SocketFile { path: path.clone(), is }))
             }
         }
     }
@@ -96,7 +94,9 @@ async fn remove_stale(path: &Path) -> Result<(), String> {
     }
     match tokio::net::UnixStream::connect(path).await {
         Ok(_) => Err("somebody listens there".to_owned()),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|error| error.to_string())
+        }
         Err(error) => Err(format!("a socket has that name, and it cannot be found out whether somebody listens there: {error}")),
     }
 }
@@ -116,16 +116,14 @@ pub struct SocketFile {
     is: (u64, u64),
 }
 
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<SocketFile> {
-        let metadata = std::fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_owned(), is: (metadata.dev(), metadata.ino()) })
-    }
+/// What tells a file from another of the same name.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if SocketFile::of(&self.path).is_ok_and(|now| now.is == self.is) {
+        if identity(&self.path).is_ok_and(|now| now == self.is) {
             let _gone_already = std::fs::remove_file(&self.path);
         }
     }

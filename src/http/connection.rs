@@ -32,8 +32,10 @@ const CONNECTIONS_MAX: usize = 256;
 const REQUEST_MAX: Duration = Duration::from_secs(20);
 /// What has been said has to be taken within this time.
 const TAKEN_MAX: Duration = Duration::from_secs(20);
-/// A request, its lines included, may have so many bytes …
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// A request, its first line included, may have so many bytes …
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// … of which so many are kept until it is whole (what follows it may have come with them) …
+const BUFFER_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 /// … and so many headers.
 const HEADERS_MAX: usize = 64;
 /// Where there is no room for another file, it is tried again after this.
@@ -83,7 +85,8 @@ async fn serve(stream: Stream, place: Arc<Place>, app: Router, stop: Cancellatio
         async move { Ok::<_, Infallible>(answered.await?.map(|body| Held { body, _answering: answering })) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_MAX).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_MAX).max_headers(HEADERS_MAX);
+    http.max_header_size(HEAD_BYTES_MAX).max_buf_size(BUFFER_BYTES_MAX);
     // Whoever has said all that it has to say still wants its answer.
     http.half_close(true);
     let mut connection = pin!(http.serve_connection(TokioIo::new(Paced { stream, owed: None }), service));
@@ -159,11 +162,7 @@ impl AsyncWrite for Paced {
         self.pace(sent, bytes.len(), cx)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let of = bytes.iter().map(|slice| slice.len()).sum();
         let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.pace(sent, of, cx)

@@ -124,7 +124,17 @@ mod tests {
         for right in ["Bearer to:ken", "bearer  to:ken ", &basic("any:to:ken"), &basic(":to:ken")] {
             assert!(knows(right), "{right}");
         }
-        for wrong in ["Bearer", "Bearer ", "Bearer to:ke", "Bearer to:ken2", "to:ken", "Digest to:ken", "Basic to:ken", &basic("to:ken"), &basic("any")] {
+        for wrong in [
+            "Bearer",
+            "Bearer ",
+            "Bearer to:ke",
+            "Bearer to:ken2",
+            "to:ken",
+            "Digest to:ken",
+            "Basic to:ken",
+            &basic("to:ken"),
+            &basic("any"),
+        ] {
             assert!(!knows(wrong), "{wrong}");
         }
         assert!(!super::knows(&HeaderMap::new(), &token));

@@ -93,7 +93,7 @@ mod tests {
     /// Made with PHP's libsodium: see facts/pusher-http.md, section 2.
     #[test]
     fn it_is_what_libsodium_makes() {
-        let key = Key([1; 32]);
+        let key = Key(Arc::new(Zeroizing::new([1; 32])));
         let channel = "private-encrypted-items";
         let sealed = key.seal(channel, r#"{"a":1}"#, [2; 24]).expect("encrypts");
         let expected = r#"{"nonce":"AgICAgICAgICAgICAgICAgICAgICAgIC","ciphertext":"CTQd8vdDkxgqg2faHi6bRxc3RzRC0Wo="}"#;
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_key_has_32_bytes_and_is_never_shown() {
         let key = Key::from_base64(" AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n").expect("a key");
-        assert_eq!(key, Key([1; 32]));
+        assert_eq!(key, Key(Arc::new(Zeroizing::new([1; 32]))));
         assert_eq!(format!("{key:?}"), "<secret>");
         for bad in ["", "AQEB", "not base64!", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB"] {
             assert!(Key::from_base64(bad).is_err_and(|what| what.contains("32 bytes")), "{bad}");

@@ -9,6 +9,7 @@ mod support;
 
 mod alerts;
 mod answers;
+mod canary;
 mod changes;
 mod check;
 mod clock;
@@ -24,6 +25,7 @@ mod folding;
 mod http_page;
 mod inbox;
 mod letters;
+mod listener;
 mod logging;
 mod measures;
 mod metrics;

@@ -39,7 +39,10 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
 /// Files that others may read or change.
 fn look_at_modes(config: &Config, findings: &mut Findings) {
     for exposed in exposure::of(config) {
-        findings.warn(Id::FileMode, "file", exposed.what, exposed.remedy);
+        match exposed.is_borrowed {
+            true => findings.info(Id::FileMode, "file", exposed.what, Some(exposed.remedy)),
+            false => findings.warn(Id::FileMode, "file", exposed.what, exposed.remedy),
+        }
     }
 }
 
