@@ -246,7 +246,7 @@ async fn without_room_for_another_file_it_waits_and_goes_on() {
     eventually("whoever asks is answered", async || daemon.get("/readyz").await.filter(|(status, _)| *status == 200)).await;
     drop(crowd);
     eventually("it goes on", async || daemon.get("/api/status").await.filter(|(status, _)| *status == 200)).await;
-    assert_eq!(daemon.lines("HTTP connections cannot be taken"), 1, "it is said once, not for each");
+    assert!(daemon.lines("HTTP connections cannot be taken") < 10, "it is said now and then, not for each");
     assert!(!daemon.has_ended());
     let _removed = std::fs::remove_file(script);
 }
