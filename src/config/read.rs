@@ -12,7 +12,7 @@ use super::read_endpoint::endpoints;
 use super::read_watch::{NO_ENDPOINT, default_watch, watches};
 use super::reader::{Mistakes, Section, nearest};
 use super::rehearse::rehearse;
-use super::{Config, Database, Doorbell, Endpoint, Install, Secret, redact, secret_file};
+use super::{Config, Database, Doorbell, Endpoint, Install, Secret, SecretPlaces, redact, secret_file};
 use crate::retention::Retention;
 use crate::watch::{Watch, short_hash};
 
@@ -98,7 +98,7 @@ fn checked(
         endpoints,
         watches: watches.into_iter().map(Arc::new).collect(),
         http,
-        secret_places,
+        secret_places: SecretPlaces::default(),
         hash: String::new(),
     };
     // Secrets are never shown, but another one is another configuration.
@@ -114,7 +114,9 @@ fn checked(
         .collect();
     let keys: Vec<String> =
         config.endpoints.iter().filter_map(|endpoint| Some(endpoint.encryption_key.as_ref()?.fingerprint())).collect();
+    // Where they are is no part of it: replicas may keep them in different places.
     config.hash = short_hash(&Zeroizing::new(format!("{config:?} {secrets:?} {keys:?}")));
+    config.secret_places = secret_places;
     Ok(config)
 }
 

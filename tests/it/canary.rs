@@ -257,6 +257,10 @@ async fn no_secret_is_said_written_or_left_anywhere() {
     }
     said.add("cmdline", std::fs::read_to_string(format!("/proc/{}/cmdline", daemon.pid())).expect("it runs"));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).expect("it runs");
+    if !rustix::process::geteuid().is_root() {
+        let environment = std::fs::read(format!("/proc/{}/environ", daemon.pid()));
+        assert!(environment.is_err(), "nobody of the same user reads its environment");
+    }
     let core: Vec<&str> =
         limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit").split_whitespace().collect();
     assert_eq!(core[4..6], ["0", "0"], "no core file, and nobody may ask for one later: {limits}");
