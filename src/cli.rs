@@ -222,6 +222,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
+    crate::memory::keep_private();
     let cli = Cli::parse();
     if cli.trigger.trigger.is_some() && cli.command.is_some() {
         use clap::CommandFactory as _;

@@ -78,6 +78,7 @@ pub mod db;
 pub mod error;
 pub mod json;
 pub mod logging;
+pub mod memory;
 pub mod pem;
 pub mod plain;
 pub mod version;

@@ -188,7 +188,10 @@ fn fits_an_address(text: &str) -> bool {
 }
 
 fn http_url(text: &str) -> Result<url::Url, String> {
-    // The text itself may hold a password and is not repeated.
+    // The text itself may hold a password and is not repeated; nor is what only looks like a scheme: user:password@host.
+    if !text.contains("://") {
+        return Err("this is no URL; \"http://host:port\" or \"log:\" is wanted".to_owned());
+    }
     let url =
         url::Url::parse(text).map_err(|error| format!("this is no URL ({error}); \"http://host:port\" or \"log:\" is wanted"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {

@@ -91,8 +91,8 @@ const freePort = () =>
   });
 
 
-/** All of it, with one page open. */
-export async function statusPage() {
+/** All of it, with one page open. `http` is added to [http]; `first` are options of that page. */
+export async function statusPage({ http = '', first = {} } = {}) {
   const partner = createServer((request, response) => {
     request.resume().on('end', () => response.writeHead(401).end(HOSTILE));
   });
@@ -101,7 +101,7 @@ export async function statusPage() {
   const db = await database(SCHEMA);
   const endpoint = (name, port) => `[endpoints.${name}]\nurl = "http://127.0.0.1:${port}"\napp_id = "${app.id}"\nkey = "${app.key}"\nsecret = "${app.secret}"\n`;
   const port = await freePort();
-  const here = place(`[database]\nurl = "${db.url}"\n${endpoint('main', app.port)}${endpoint('partner', partner.address().port)}${endpoint('away', await freePort())}${watches}\n[http]\nlisten = "127.0.0.1:${port}"\n`);
+  const here = place(`[database]\nurl = "${db.url}"\n${endpoint('main', app.port)}${endpoint('partner', partner.address().port)}${endpoint('away', await freePort())}${watches}\n[http]\nlisten = "127.0.0.1:${port}"\n${http}`);
   const running = await daemon(here);
   const url = `http://127.0.0.1:${port}/`;
   const browser = await chromium.launch({ executablePath: environment('E2E_CHROMIUM'), args: ['--no-sandbox'] });
@@ -121,11 +121,11 @@ export async function statusPage() {
     await opened.goto(url);
     return opened;
   };
-  const page = await open();
+  const page = await open(first);
   await live(page);
   const card = (name) => page.getByRole('article').filter({ has: page.getByRole('heading', { name, exact: true }) });
   return {
-    db, here, running, url, page, open, problems, card,
+    db, here, running, url, page, open, browser, problems, card,
     /** Restarts the daemon on its port. */
     restart: async function restart() {
       this.running = await daemon(here);

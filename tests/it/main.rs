@@ -9,6 +9,7 @@ mod support;
 
 mod alerts;
 mod answers;
+mod canary;
 mod changes;
 mod check;
 mod clock;
@@ -32,6 +33,7 @@ mod identifiers;
 mod inbox;
 mod installing;
 mod letters;
+mod listener;
 mod logging;
 mod measures;
 mod metrics;

@@ -59,6 +59,7 @@ ids! {
     File {
         ConfigFile = "config-file",
         FileMode = "file-mode",
+        HttpOpen = "http-open",
         ChannelSeparator = "channel-separator",
         RuleNeverFires = "rule-never-fires",
         EndpointUnused = "endpoint-unused",

@@ -255,6 +255,7 @@ function findings({ process, error, state: known }) {
   return found.sort((a, b) => b.weight - a.weight);
 }
 
+const isHidden = (process, what) => process.hidden.includes(what);
 const openOf = (watches) => [0, 1, 2].map((index) => watches.reduce((sum, watch) => sum + watch.open[index], 0));
 function openText(open) {
   const parts = [2, 1, 0].filter((index) => open[index] > 0).map((index) => `${number(open[index])} ${SEVERITIES[index + 1]}`);
@@ -263,7 +264,7 @@ function openText(open) {
 
 function drawVerdict(doc) {
   const found = findings(doc);
-  const open = doc.state ? openOf(doc.state.watches) : null;
+  const open = doc.state && !isHidden(doc.process, 'counts') ? openOf(doc.state.watches) : null;
   const worst = Math.max(0, ...found.map((finding) => finding.weight));
   const troubles = found.filter((finding) => finding.weight === 3);
   const named = (what, preposition) => {
@@ -278,7 +279,8 @@ function drawVerdict(doc) {
     h('div', { class: `verdict ${rank[worst] || 'fine'}` }, h('div', { class: 'title' },
       h('h2', {}, title),
       open && h('p', { class: 'open' }, open.every((count) => count === 0) ? 'No alert is open.' : [
-        'Open: ', [2, 1, 0].filter((index) => open[index] > 0).map((index) => h('span', { class: `count ${SEVERITIES[index + 1]}` }, `${number(open[index])} ${SEVERITIES[index + 1]}`))])),
+        'Open: ', [2, 1, 0].filter((index) => open[index] > 0).map((index) => h('span', { class: `count ${SEVERITIES[index + 1]}` }, `${number(open[index])} ${SEVERITIES[index + 1]}`))]),
+      doc.process.hidden.length > 0 && h('p', { class: 'open hidden' }, `Not told here: ${doc.process.hidden.join(' and ')}.`)),
     found.length > 0 && h('ul', { class: 'findings' }, found.map(({ weight, where, text }) =>
       h('li', { class: rank[weight] }, h('strong', {}, where), ' ', h('span', {}, text))))),
   ]);
@@ -342,8 +344,11 @@ function keyRow(key, watch, window) {
 }
 
 function watchCard(watch) {
-  const open = watch.open.reduce((sum, count) => sum + count, 0);
-  const worst = watch.error ? 'trouble' : [2, 1, 0].filter((index) => watch.open[index] > 0).map((index) => SEVERITIES[index + 1])[0] ?? 'info';
+  // What is hidden is null.
+  const isCounted = watch.counts && watch.open !== null;
+  const opens = watch.open ?? [0, 0, 0];
+  const open = opens.reduce((sum, count) => sum + count, 0);
+  const worst = watch.error ? 'trouble' : [2, 1, 0].filter((index) => opens[index] > 0).map((index) => SEVERITIES[index + 1])[0] ?? 'info';
   const window = windowOf(watch.shown);
   const thresholds = new Set(watch.shown.map((key) => key.threshold).filter((threshold) => threshold !== null));
   const bands = !watch.scale || !watch.counts ? null
@@ -357,11 +362,11 @@ function watchCard(watch) {
   return h('article', { class: `watch ${worst}`, 'data-id': watch.name },
     h('header', {},
       h('h3', {}, watch.name),
-      h('p', { class: 'counts' }, watch.error && state('trouble', 'degraded'), !watch.counts ? 'changes of rows' : open === 0 ? (watch.error ? null : 'none open') :
-        [2, 1, 0].filter((index) => watch.open[index] > 0).map((index) => h('span', { class: `count ${SEVERITIES[index + 1]}` }, `${upTo(watch.open[index], 10_000)} ${SEVERITIES[index + 1]}`)))),
+      h('p', { class: 'counts' }, watch.error && state('trouble', 'degraded'), !watch.counts ? 'changes of rows' : !isCounted ? 'counts are hidden' : open === 0 ? (watch.error ? null : 'none open') :
+        [2, 1, 0].filter((index) => opens[index] > 0).map((index) => h('span', { class: `count ${SEVERITIES[index + 1]}` }, `${upTo(opens[index], 10_000)} ${SEVERITIES[index + 1]}`)))),
     h('div', { class: 'about' },
       h('p', { class: 'what' }, watch.what || `a ${watch.source} of another daemon’s configuration`, columns.length > 0 && watch.counts ? `, by ${columns.join(', ')}` : ''),
-      watch.counts && bands && !lacks && h('p', { class: 'bands' }, bands, held)),
+      isCounted && bands && !lacks && h('p', { class: 'bands' }, bands, held)),
     watch.error && h('p', { class: 'error' }, h('strong', {}, 'Degraded. '), watch.error),
     !watch.is_installed && h('p', { class: 'quiet' }, 'Not installed yet.'),
     watch.shown.length > 0 && h('table', {},
@@ -370,7 +375,7 @@ function watchCard(watch) {
         h('th', { scope: 'col' }, 'Severity'), h('th', { scope: 'col' }, window ? `Last ${window[1]}` : 'Past'))),
       h('tbody', {}, watch.shown.map((key) => keyRow(key, watch, window)))),
     h('p', { class: 'foot' },
-      lacks ? null : !watch.counts ? 'Told as they are committed; nothing is counted.' : watch.is_installed && watch.keys === 0 ? 'No key yet: no row is counted.'
+      lacks || (watch.counts && !isCounted) ? null : !watch.counts ? 'Told as they are committed; nothing is counted.' : watch.is_installed && watch.keys === 0 ? 'No key yet: no row is counted.'
         : more > 0 && watch.keys > 10_000 ? `and more than ${number(10_000 - watch.shown.length)} other keys` : more > 0 ? `and ${number(more)} more ${plural(more, 'key')}` : null,
       watch.counts && h('span', {}, watch.last_transition_at ? ['last transition ', time(watch.last_transition_at)] : 'no transition yet')));
 }
@@ -443,9 +448,9 @@ function alertItem(alert, endpoints) {
   const key = keyText(alert.key);
   return h('li', { 'data-id': alert.id, class: alert.severity },
     h('div', { class: 'said' },
-      h('p', { class: 'message' }, alert.message ?? `${alert.watch} ${key} at ${number(alert.count)}`),
+      h('p', { class: 'message' }, alert.message ?? `${alert.watch} ${key}${alert.count === null ? '' : ` at ${number(alert.count)}`}`),
       h('p', { class: 'facts' }, to, ' ', h('span', {}, alert.transition), ' ', time(alert.at), ' ',
-        h('span', { class: 'about' }, [alert.watch, clip(key), `${number(alert.count)}${alert.threshold === null ? '' : ` of ${number(alert.threshold)}`}`,
+        h('span', { class: 'about' }, [alert.watch, clip(key), alert.count === null ? '' : `${number(alert.count)}${alert.threshold === null ? '' : ` of ${number(alert.threshold)}`}`,
           alert.reason && alert.reason !== 'reading' ? `because: ${alert.reason}` : ''].filter(Boolean).join(' · ')))),
     alert.deliveries.length > 0 ? h('ul', { class: 'deliveries' }, deliveryGroups(alert.deliveries, endpoints))
       : h('p', { class: 'quiet' }, alert.digest ? 'told in a digest' : alert.known ? 'no rule sends it' : 'its deliveries are further back than the last 500'));
