@@ -9,6 +9,7 @@ mod finding;
 mod privileges;
 mod progress;
 mod report;
+mod safety;
 mod schema;
 mod server;
 mod watches;

@@ -116,7 +116,14 @@ pub(super) async fn uninstall(config: &Config) -> Result<u8, Error> {
         lock.release(&client).await;
         return Err(Error::Failed(format!("{live} daemon(s) are running and would install everything again; stop them first")));
     }
-    retire::everything(&client, &schema).await?;
+    retire::everything(&client, &schema).await.map_err(|error| match error.sqlstate() {
+        Some("42501") => Error::Failed(format!(
+            "{error}; let who owns schema and tables run items-listen uninstall, or a DBA: SET lock_timeout = '1s'; DROP SCHEMA {} CASCADE; \
+             which takes the triggers away, too",
+            schema.name()
+        )),
+        _ => error,
+    })?;
     super::print(&format!("triggers and the schema {} are removed", schema.name()));
     Ok(0)
 }

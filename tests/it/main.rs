@@ -33,6 +33,7 @@ mod queries;
 mod recounting;
 mod reload;
 mod review;
+mod roles;
 mod ruletests;
 mod status;
 mod storms;

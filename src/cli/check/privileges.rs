@@ -73,7 +73,9 @@ pub(super) async fn of_table(
             Id::RowSecurity,
             &subject,
             format!("row level security hides rows of {relation} from {}: they could not be counted", place.role),
-            format!("ALTER ROLE {role} BYPASSRLS; or connect as the table's owner"),
+            format!(
+                "ALTER ROLE {role} BYPASSRLS; which a superuser may say, or watch a view of the table's owner by query (docs/privileges.md)"
+            ),
         );
     }
     Ok(Some(Rights {

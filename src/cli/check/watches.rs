@@ -10,6 +10,7 @@ use super::finding::{Findings, Id};
 use super::privileges::{self, Rights};
 use super::progress::told;
 use super::report::Seen;
+use super::safety;
 use crate::config::Install;
 use crate::error::Error;
 use crate::journal::definition::{Before, Definition};
@@ -88,6 +89,9 @@ impl One<'_, '_> {
         }
         let parameters = lookup.parameters.len();
         privileges::of_question(self.place, &self.subject, "lookup", &lookup.statement(), parameters, self.findings).await?;
+        if self.temporary {
+            safety::of_question(client, self.place, &self.subject, "lookup", &lookup.sql, self.findings).await?;
+        }
         Ok(())
     }
 
@@ -100,6 +104,9 @@ impl One<'_, '_> {
         match sweep::Sweep::of(client, self.place.schema, self.watch, sql).await {
             Ok(_) => self.findings.ok(Id::Watch, &self.subject, format!("a query, asked every {every:?}")),
             Err(error) => self.wrong(&error, "correct query, key, sum or value in the configuration"),
+        }
+        if self.temporary {
+            safety::of_question(client, self.place, &self.subject, "query", sql, self.findings).await?;
         }
         self.degraded(client).await
     }
@@ -124,6 +131,9 @@ impl One<'_, '_> {
         {
             self.wrong(&error, "correct where, sum or value in the configuration");
             return Ok(());
+        }
+        if self.temporary {
+            safety::of_definition(client, self.place, &self.subject, &definition, self.findings).await?;
         }
         let Some(rights) = rights else { return Ok(()) };
         let found = if self.installed { self.found(client).await? } else { None };
@@ -213,7 +223,8 @@ impl One<'_, '_> {
                 None,
             );
         }
-        if !rights.owns {
+        // With install = "manual" it is not this role that does so.
+        if !rights.owns && self.place.database.install == Install::Auto {
             let what = "this role may put triggers on the table, but not take them away or change their definition under a lock";
             let remedy =
                 "for that let the table's owner run items-listen install and uninstall, or make this role a member of it";
