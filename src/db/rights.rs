@@ -119,10 +119,8 @@ pub const DAEMON: &[Right] = &[
 ];
 
 /// What an application may be given for its inbox.
-pub const APPLICATION_INBOX: &[Right] = &[
-    table("alert", "SELECT", "the inbox"),
-    columns("alert", "UPDATE", &["read_at"], "marking an alert read"),
-];
+pub const APPLICATION_INBOX: &[Right] =
+    &[table("alert", "SELECT", "the inbox"), columns("alert", "UPDATE", &["read_at"], "marking an alert read")];
 
 /// What an application may be given besides, if its own screens edit thresholds.
 pub const APPLICATION_THRESHOLDS: &[Right] = &[
@@ -219,7 +217,9 @@ mod tests {
     fn one_grant_for_each_object() {
         let schema = Schema::new("items_listen");
         let all = grants(&schema, DAEMON, "\"d\"");
-        assert!(all.contains(&"GRANT SELECT, UPDATE (\"system_identifier\") ON \"items_listen\".\"cluster\" TO \"d\";".to_owned()));
+        assert!(
+            all.contains(&"GRANT SELECT, UPDATE (\"system_identifier\") ON \"items_listen\".\"cluster\" TO \"d\";".to_owned())
+        );
         assert!(all.contains(&"GRANT USAGE, SELECT ON SEQUENCE \"items_listen\".\"watch_id\" TO \"d\";".to_owned()));
         assert!(all.contains(&"GRANT EXECUTE ON FUNCTION \"items_listen\".\"not_whole\"(numeric) TO \"d\";".to_owned()));
         let objects: std::collections::HashSet<&str> = DAEMON.iter().map(|right| right.object).collect();

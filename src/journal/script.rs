@@ -27,9 +27,10 @@ pub async fn script(
     let installed = migrate::version(client, schema).await?.is_some();
     let (what, begin) = match roles {
         None => ("schema and triggers. Run it as the role that is to own them", migrate::script(schema)?),
-        Some(roles) => {
-            ("roles, schema and triggers. Run it as a superuser, or as the role that owns the tables and may create roles", roles.begin(schema)?)
-        }
+        Some(roles) => (
+            "roles, schema and triggers. Run it as a superuser, or as the role that owns the tables and may create roles",
+            roles.begin(schema)?,
+        ),
     };
     let mut script = format!(
         "-- items-listen {}: {what}; it may be run again.\n\

@@ -2,6 +2,8 @@
 //! them is then taken away by itself, and something fails.
 
 mod needed;
+mod row_security;
+mod too_much;
 
 use std::process::Stdio;
 
@@ -44,7 +46,7 @@ where = "shop.is_open(status)"
 threshold = 20
 storm = { limit = 3, per = "1s" }
 [[watch.publish]]
-channels = ["orders.{{ key.tenant_id }}"]
+channels = ["orders"]
 event = "orders.many"
 
 [[watch]]
@@ -63,11 +65,11 @@ table = "shop.items"
 value = "quantity"
 compare = "<"
 threshold_column = "reorder_level"
-lookup = "SELECT name AS supplier FROM hidden.suppliers WHERE id = :supplier"
+lookup = "SELECT name AS supplier_name FROM hidden.suppliers WHERE id = :supplier"
 [[watch.publish]]
 channels = ["stock"]
 event = "stock.low"
-data = { name = "{{ row.name }}", supplier = "{{ row.supplier }}" }
+data = { name = "{{ row.name }}", supplier = "{{ row.supplier_name }}" }
 
 [[watch]]
 name = "parts"
@@ -118,7 +120,8 @@ struct World {
 
 impl World {
     async fn new(watches: &str) -> World {
-        let server = Server::start(&["log_statement = 'all'", "log_line_prefix = '%m [%p] %d %u '", "log_parameter_max_length = 0"]);
+        let server =
+            Server::start(&["log_statement = 'all'", "log_line_prefix = '%m [%p] %d %u '", "log_parameter_max_length = 0"]);
         let (database, receiver) = (server.database().await, Receiver::start().await);
         let name = database.name.clone();
         // Nobody has anything by default: what is needed must be granted.
@@ -217,7 +220,7 @@ async fn whole_way(world: &mut World) {
         receiver.wait(&format!("{name} on {channel}"), |events| events.iter().any(of)).await;
     };
     write("INSERT INTO shop.orders (tenant_id, amount) SELECT 1, 100 FROM generate_series(1, 20)").await;
-    heard("orders.many", "orders.1").await;
+    heard("orders.many", "orders").await;
     heard("amounts.many", "amounts.1").await;
     write("INSERT INTO shop.items VALUES (1, 'screws', 5, 10, 1)").await;
     let low = receiver.wait("low stock", |events| events.iter().any(|event| event.name == "stock.low")).await;
@@ -226,10 +229,15 @@ async fn whole_way(world: &mut World) {
     write("INSERT INTO shop.parts SELECT g, CASE WHEN g < 12 THEN 'north' ELSE 'south' END FROM generate_series(1, 13) g").await;
     heard("parts.many", "parts").await;
     for status in ["new", "up", "down"] {
-        write(&format!("INSERT INTO shop.servers VALUES (1, '{status}') ON CONFLICT (id) DO UPDATE SET status = excluded.status")).await;
+        write(&format!(
+            "INSERT INTO shop.servers VALUES (1, '{status}') ON CONFLICT (id) DO UPDATE SET status = excluded.status"
+        ))
+        .await;
     }
     receiver
-        .wait("the last status", |events| events.iter().any(|event| event.name == "servers.changed" && event.text("status") == "down"))
+        .wait("the last status", |events| {
+            events.iter().any(|event| event.name == "servers.changed" && event.text("status") == "down")
+        })
         .await;
     write("INSERT INTO hidden.jobs SELECT g, 'failed', 1 FROM generate_series(1, 6) g").await;
     heard("jobs.many", "jobs").await;
@@ -239,13 +247,18 @@ async fn whole_way(world: &mut World) {
     write("INSERT INTO shop.orders (tenant_id) SELECT t FROM generate_series(100, 110) t, generate_series(1, 25)").await;
     receiver.wait("a digest", |events| events.iter().any(|event| event.text("transition") == "digest")).await;
     // Keys that are gone, and a recount.
-    write("DELETE FROM shop.orders WHERE tenant_id > 100; DELETE FROM shop.items; DELETE FROM hidden.jobs; TRUNCATE shop.parts").await;
+    write("DELETE FROM shop.orders WHERE tenant_id > 100; DELETE FROM shop.items; DELETE FROM hidden.jobs; TRUNCATE shop.parts")
+        .await;
     exact(database, "orders", TRUE_OPEN).await;
     exact(database, "parts", "SELECT jsonb_build_array(region)::text, count(*) FROM shop.parts GROUP BY 1").await;
     assert!(world.run(&["recount"]).await.contains("orders: exact"));
     assert!(world.run(&["check", "--recount"]).await.contains("exactly those of the table"));
     // What no trigger saw.
-    database.sql("SET session_replication_role = replica; DELETE FROM shop.orders WHERE tenant_id = 1; RESET session_replication_role").await;
+    database
+        .sql(
+            "SET session_replication_role = replica; DELETE FROM shop.orders WHERE tenant_id = 1; RESET session_replication_role",
+        )
+        .await;
     assert!(world.run(&["recount", "orders"]).await.contains("corrected"));
 }
 
@@ -284,6 +297,7 @@ async fn commands(world: &mut World) {
     let noted = "SELECT count(*) FROM items_listen.watch WHERE error IS NOT NULL AND name = 'later'";
     support::eventually("it is noted", async || (world.database.one::<i64>(noted).await == 1).then_some(())).await;
     world.daemon.terminate().await;
+    world.database.sql("DELETE FROM items_listen.watch WHERE name = 'later'").await;
     world.daemon.configure(&world.config("items_listen_daemon", WATCHES));
     world.daemon.start().await;
 }
@@ -312,7 +326,8 @@ async fn retire(world: &World) {
     use items_listen::retention::{Retention, sweep};
     let connector = Connector::new(&Secret::new(&world.url("items_listen_daemon")), "items_listen").expect("a URL");
     let pool = Pool::new(&connector, 1).expect("a pool");
-    let none = Retention { events: std::time::Duration::ZERO, delivered: std::time::Duration::ZERO, dead: std::time::Duration::ZERO };
+    let none =
+        Retention { events: std::time::Duration::ZERO, delivered: std::time::Duration::ZERO, dead: std::time::Duration::ZERO };
     assert!(sweep(&pool, &Schema::new("items_listen"), &none).await.expect("the daemon's role may") > 0);
 }
 
@@ -344,8 +359,11 @@ async fn applications(world: &World) {
             let is_app = std::ptr::eq(client, &raw const app);
             if !(is_app && ["alert", "threshold"].contains(&table.as_str())) {
                 denied(client, &format!("SELECT * FROM items_listen.{table}")).await;
-                denied(client, &format!("DELETE FROM items_listen.{table}")).await;
-                denied(client, &format!("INSERT INTO items_listen.{table} SELECT * FROM items_listen.{table}")).await;
+                // What cannot be changed by anybody is refused for another reason.
+                if table != "alert" {
+                    denied(client, &format!("DELETE FROM items_listen.{table}")).await;
+                    denied(client, &format!("INSERT INTO items_listen.{table} DEFAULT VALUES")).await;
+                }
             }
         }
     }

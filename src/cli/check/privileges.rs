@@ -130,14 +130,19 @@ pub(super) async fn of_question(
 }
 
 /// The GRANT for what was denied. PostgreSQL names it in its message alone, which may be translated: then in words.
-async fn grant_for(client: &Client, place: &Place<'_>, error: &Error) -> Result<String, Error> {
+pub(super) async fn grant_for(client: &Client, place: &Place<'_>, error: &Error) -> Result<String, Error> {
     let role = quote(&place.role);
     let Some((kind, name)) = denied(&error.to_string()) else {
         return Ok(format!("GRANT SELECT ON what it reads TO {role}; and USAGE on the schemas of that"));
     };
     match kind.as_str() {
         "schema" => return Ok(format!("GRANT USAGE ON SCHEMA {} TO {role};", quote(&name))),
-        "function" => return Ok(format!("GRANT EXECUTE ON FUNCTION {} TO {role};", quote(&name))),
+        "function" => {
+            let sql = "SELECT p.oid::regprocedure::text FROM pg_proc p
+                       WHERE p.proname = $1 AND NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY p.oid LIMIT 1";
+            let signature = client.query_opt(sql, &[&name]).await?.map(|row| row.get::<_, String>(0));
+            return Ok(format!("GRANT EXECUTE ON FUNCTION {} TO {role};", signature.unwrap_or_else(|| quote(&name))));
+        }
         _ => {}
     }
     let sql = "SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

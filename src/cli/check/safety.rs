@@ -22,7 +22,8 @@ pub(super) async fn look(client: &Client, place: &Place<'_>, installed: bool, fi
     Ok(())
 }
 
-const MIGHTY: &str = "'pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'";
+const MIGHTY: &str =
+    "'pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'";
 
 /// What this role may do that no daemon needs. A right set-up with one role has some of it, so it needs no hand.
 async fn of_role(client: &Client, place: &Place<'_>, findings: &mut Findings) -> Result<(), Error> {
@@ -174,7 +175,38 @@ pub(super) async fn of_definition(
     findings: &mut Findings,
 ) -> Result<(), Error> {
     let called = reads::of_definition(client, definition).await?;
+    of_owner(client, place, subject, &called, findings).await?;
     of_calls(client, place, subject, "where, sum or value", &called, findings).await
+}
+
+/// What a writer's statement calls, the schema's owner must be able to call.
+async fn of_owner(
+    client: &Client,
+    place: &Place<'_>,
+    subject: &str,
+    called: &[Called],
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    let sql = "SELECT p.oid::regprocedure::text, format('%I', n.nspname), format('%I', o.rolname),
+                      has_schema_privilege(o.oid, n.oid, 'USAGE'), has_function_privilege(o.oid, p.oid, 'EXECUTE')
+               FROM unnest($2::text[]) AS f (signature) JOIN pg_proc p ON p.oid = to_regprocedure(f.signature)
+               JOIN pg_namespace n ON n.oid = p.pronamespace, pg_namespace s JOIN pg_roles o ON o.oid = s.nspowner
+               WHERE s.nspname = $1";
+    let signatures: Vec<&str> = called.iter().map(|called| called.signature.as_str()).collect();
+    for row in client.query(sql, &[&place.schema.name(), &signatures]).await? {
+        let (function, schema, owner): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let grants = [
+            (3, format!("GRANT USAGE ON SCHEMA {schema} TO {owner};")),
+            (4, format!("GRANT EXECUTE ON FUNCTION {function} TO {owner};")),
+        ];
+        let grants: Vec<String> = grants.into_iter().filter(|(at, _)| !row.get::<_, bool>(*at)).map(|(_, grant)| grant).collect();
+        if !grants.is_empty() {
+            let what =
+                format!("{owner}, as which triggers run, may not call {function}: each statement lets the watch be counted anew");
+            findings.error(Id::Privileges, subject, what, grants.join(" "));
+        }
+    }
+    Ok(())
 }
 
 /// What a query or a lookup calls is run as this role.

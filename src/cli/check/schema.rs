@@ -132,8 +132,10 @@ async fn versioned(
     }
     let missing = rights::missing(client, place.schema, rights::DAEMON).await?;
     if !missing.is_empty() {
-        let named: Vec<String> =
-            missing.iter().map(|right| format!("{} on {} ({})", right.what().replace('"', ""), right.object, right.why)).collect();
+        let named: Vec<String> = missing
+            .iter()
+            .map(|right| format!("{} on {} ({})", right.what().replace('"', ""), right.object, right.why))
+            .collect();
         findings.error(
             Id::SchemaPrivileges,
             "schema",

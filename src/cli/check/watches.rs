@@ -129,7 +129,12 @@ impl One<'_, '_> {
         if self.temporary
             && let Err(error) = definition.prove_immutable(client).await
         {
-            self.wrong(&error, "correct where, sum or value in the configuration");
+            if error.to_string().contains("(SQLSTATE 42501)") {
+                let grant = privileges::grant_for(client, self.place, &error).await?;
+                self.findings.error(Id::Privileges, &self.subject, error.to_string(), grant);
+            } else {
+                self.wrong(&error, "correct where, sum or value in the configuration");
+            }
             return Ok(());
         }
         if self.temporary {
