@@ -23,6 +23,13 @@ pub struct Read {
     pub columns: Vec<String>,
 }
 
+impl Read {
+    /// `SELECT`, or `SELECT ("id", "name")`.
+    pub fn select(&self) -> String {
+        if self.columns.is_empty() { "SELECT".to_owned() } else { format!("SELECT ({})", self.columns.join(", ")) }
+    }
+}
+
 /// A function that is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Called {

@@ -252,8 +252,7 @@ impl Roles {
         let mut lines: Vec<String> =
             schemas.iter().map(|schema| format!("GRANT USAGE ON SCHEMA {schema} TO {daemon};\n")).collect();
         for read in &reads {
-            let columns = if read.columns.is_empty() { String::new() } else { format!(" ({})", read.columns.join(", ")) };
-            lines.push(format!("GRANT SELECT{columns} ON {} TO {daemon};\n", read.relation));
+            lines.push(format!("GRANT {} ON {} TO {daemon};\n", read.select(), read.relation));
         }
         for called in calls.iter().filter(|called| !called.for_everybody) {
             lines.push(format!("GRANT EXECUTE ON FUNCTION {} TO {daemon};\n", called.signature));

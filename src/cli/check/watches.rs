@@ -88,7 +88,8 @@ impl One<'_, '_> {
             return Ok(());
         }
         let parameters = lookup.parameters.len();
-        privileges::of_question(self.place, &self.subject, "lookup", &lookup.statement(), parameters, self.findings).await?;
+        let question = lookup.statement();
+        privileges::of_question(self.place, &self.subject, "lookup", (&lookup.sql, &question), parameters, self.findings).await?;
         if self.temporary {
             safety::of_question(client, self.place, &self.subject, "lookup", &lookup.sql, self.findings).await?;
         }
@@ -97,7 +98,7 @@ impl One<'_, '_> {
 
     async fn query(&mut self, client: &Client, sql: &str) -> Result<(), Error> {
         let question = format!("SELECT FROM (\n{sql}\n) AS items_listen_question");
-        if !privileges::of_question(self.place, &self.subject, "query", &question, 0, self.findings).await? {
+        if !privileges::of_question(self.place, &self.subject, "query", (sql, &question), 0, self.findings).await? {
             return Ok(());
         }
         let Source::Query { every, .. } = &self.watch.source else { return Ok(()) };
