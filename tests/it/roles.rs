@@ -198,6 +198,14 @@ async fn everything_runs_with_exactly_these_rights_and_each_one_taken_away_is_ne
     world.daemon.terminate().await;
     applications(&world).await;
     needed::each(&world, &script).await;
+    // And away with it, as the documentation says.
+    let page = include_str!("../../docs/privileges.md");
+    let away = page.split_once("## Away with it").and_then(|(_, rest)| rest.split_once("```sql\n")).expect("a block").1;
+    world.psql(DBA, away.split_once("```").expect("its end").0).await;
+    let left = "SELECT (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'items_listen%')
+                     + (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'items_listen%')";
+    assert_eq!(world.database.one::<i64>(left).await, 0);
+    connect(&world.url("writer")).await.batch_execute("INSERT INTO shop.orders (tenant_id) VALUES (1)").await.expect("as before");
 }
 
 /// `check` has nothing to mend, and finds nothing that is too much.
@@ -288,6 +296,7 @@ async fn commands(world: &mut World) {
     world.run(&["status", "--json"]).await;
     world.run(&["install", "--print"]).await;
     retire(world).await;
+    again(world).await;
     // A watch that nobody has installed.
     let uninstalled = format!("{WATCHES}{}", ORDERS.replace("public.orders", "shop.later").replace("\"orders\"", "\"later\""));
     world.daemon.terminate().await;
@@ -300,6 +309,17 @@ async fn commands(world: &mut World) {
     world.database.sql("DELETE FROM items_listen.watch WHERE name = 'later'").await;
     world.daemon.configure(&world.config("items_listen_daemon", WATCHES));
     world.daemon.start().await;
+}
+
+/// The script once more, while the daemon works: it never is without a right that it needs.
+async fn again(world: &World) {
+    let script = world.run(&["install", "--print", "--roles"]).await;
+    world.psql(DBA, &script).await;
+    let known = world.receiver.accepted().len();
+    world.psql(DBA, "INSERT INTO shop.orders (tenant_id) SELECT 500 FROM generate_series(1, 20)").await;
+    world.receiver.wait_for_more(known).await;
+    exact(&world.database, "orders", TRUE_OPEN).await;
+    assert_eq!(world.daemon.lines("permission denied"), 0, "{:?}", world.daemon.log());
 }
 
 /// Reads the page's stream until it has said something.
