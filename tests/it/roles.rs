@@ -344,7 +344,7 @@ async fn retire(world: &World) {
     use items_listen::config::Secret;
     use items_listen::db::{pool::Pool, schema::Schema, session::Connector};
     use items_listen::retention::{Retention, sweep};
-    let connector = Connector::new(&Secret::new(&world.url("items_listen_daemon")), "items_listen").expect("a URL");
+    let connector = Connector::new(&Secret::new(world.url("items_listen_daemon")), "items_listen").expect("a URL");
     let pool = Pool::new(&connector, 1).expect("a pool");
     let none =
         Retention { events: std::time::Duration::ZERO, delivered: std::time::Duration::ZERO, dead: std::time::Duration::ZERO };
