@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::definition::Definition;
-use super::roles::Roles;
+use super::roles::{Roles, legible};
 use super::{install, trigger};
 use crate::db::schema::Schema;
 use crate::db::{literal, migrate};
@@ -149,7 +149,7 @@ async fn one(
         body.push_str(&roles.map(Roles::as_owner).unwrap_or_default());
         body.push_str(&trigger::functions(schema, id, generation, definition));
     }
-    script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", watch.name.replace('\n', " ")));
+    script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", legible(&watch.name)));
     if let (Some(_), Some(relation)) = (definition, relation) {
         script.push_str(&triggers(schema, id, &relation, &events));
     }
