@@ -1,6 +1,6 @@
 # The commands that a newcomer and CI need. They install what is missing, and say what they do.
 
-.PHONY: help demo test e2e screenshots chaos mutations upgrade upgrade-dump docs bench bench-micro plots fuzz deb package-test lint doc ci clean
+.PHONY: help demo test versions e2e screenshots chaos mutations upgrade upgrade-dump docs bench bench-micro plots fuzz deb package-test lint doc supply-chain ci clean
 
 help: ## What there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,6 +18,19 @@ test: ## All tests, on a PostgreSQL that they start themselves
 		&& analyze=$$(scripts/systemd-analyze) \
 		&& PG_BINDIR=$$bin PGBOUNCER=$$pgbouncer LIBFAKETIME=$$faketime PROMTOOL=$$promtool SYSTEMD_ANALYZE=$$analyze \
 		RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} cargo test --locked
+
+VERSIONS ?= 14 16 17 18
+# A base backup wants client programs of the server's own version.
+OWN_CLIENTS = --skip standby
+
+versions: ## The tests on other versions of PostgreSQL, from npm: VERSIONS="14 18" (not part of ci)
+	@scripts/tools cargo cc node npm
+	@for version in $(VERSIONS); do \
+		echo "==> PostgreSQL $$version"; \
+		PG_BINDIR=$$(scripts/postgres-npm $$version) && export PG_BINDIR && PGBOUNCER=$$(scripts/pgbouncer) LIBFAKETIME=$$(scripts/faketime) \
+			PROMTOOL=$$(scripts/promtool) SYSTEMD_ANALYZE=$$(scripts/systemd-analyze) RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} \
+			cargo test --locked --test it -- $(OWN_CLIENTS) || exit 1; \
+	done
 
 e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; a page in a real Chromium
 	@scripts/tools cargo cc node npm
@@ -92,6 +105,10 @@ lint: ## Formatting, clippy, rustdoc: warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets --features chaos -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+supply-chain: ## Licences, sources, unused and vulnerable dependencies, lock files
+	@scripts/tools cargo cc
+	@scripts/supply-chain
 
 ci: ## What decides whether a submission lands
 	bash .ci/run

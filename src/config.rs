@@ -31,6 +31,7 @@ pub use document::Mistake;
 pub use effective::Effective;
 pub use secret::Secret;
 
+use crate::dispatch::rate::Rate;
 use crate::error::Error;
 use crate::pusher::encrypt::Key;
 use crate::retention::Retention;
@@ -124,6 +125,8 @@ pub struct Endpoint {
     pub timeout: Duration,
     /// How many requests may be under way at once.
     pub in_flight: usize,
+    /// How many requests in which span of time; without it, as many as it takes.
+    pub rate: Option<Rate>,
     /// How many events one request may carry.
     pub max_batch: usize,
     /// How many bytes the body of one request may have.

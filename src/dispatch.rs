@@ -15,6 +15,7 @@ pub mod clock;
 pub mod endpoint;
 pub mod gate;
 pub mod lanes;
+pub mod rate;
 pub mod send;
 mod settle;
 

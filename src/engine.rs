@@ -19,6 +19,8 @@ pub mod facts;
 mod receive;
 mod refusal;
 mod said;
+mod served;
+mod take;
 pub(crate) mod tell;
 mod telling;
 mod told;
@@ -26,9 +28,7 @@ mod unread;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
-use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
@@ -40,89 +40,16 @@ use crate::db::session::{Connector, Purpose};
 use crate::dispatch::Dispatch;
 use crate::error::Error;
 use crate::journal::fold::{Limit, Snapshot};
-use crate::watch::{Key, Watch};
+use crate::watch::Key;
 use ask::Asker;
-use decide::{Changed, Evaluated, Manual, in_order};
+use decide::{Evaluated, Manual};
 use facts::Facts;
 use refusal::Refusals;
+pub use served::{Folded, Received, Served};
+use take::{CHANGES_MAX, CHANGES_MIN, Took};
 use told::Untold;
 use unread::Remembered;
 use write::Writer;
-
-/// So many changes one fold tells; of a backlog, which each fold has to sort, more and more.
-const CHANGES_MIN: i64 = 5_000;
-const CHANGES_MAX: i64 = 40_000;
-/// So many dirty keys one fold evaluates: a recount of millions must not make a statement that takes longer than it may.
-const DIRTY_MAX: i64 = 50_000;
-
-/// A watch that this replica serves: the one in its configuration and the one in the database are the same.
-#[derive(Clone, Debug)]
-pub struct Served {
-    /// `items_listen.watch.id`.
-    pub id: i32,
-    /// The generation of its definition.
-    pub generation: i32,
-    /// The watch.
-    pub watch: Arc<Watch>,
-    /// How its readings are judged, as the database has it; hashed once and not at every fold.
-    policy: String,
-    /// Its events tell how many alerts are unread; looked for once and not at every fold.
-    wants_unread: bool,
-}
-
-impl Served {
-    /// A watch of the configuration, as it stands in the database.
-    pub fn new(id: i32, generation: i32, watch: Arc<Watch>) -> Served {
-        let policy = watch.policy_hash();
-        let wants_unread = watch.wants_unread();
-        Served { id, generation, watch, policy, wants_unread }
-    }
-
-    /// Whether any of its events tells how many alerts are unread.
-    pub fn wants_unread(&self) -> bool {
-        self.wants_unread
-    }
-
-    /// The hash of its policy.
-    pub fn policy(&self) -> &str {
-        &self.policy
-    }
-}
-
-/// A reading that an application sent, or that a query gave.
-#[derive(Clone, Debug, Default)]
-pub struct Received {
-    /// `items_listen.watch.id`.
-    pub watch: i32,
-    /// Which key.
-    pub key: Key,
-    /// What it said.
-    pub count: i64,
-    /// The key exists no more.
-    pub gone: bool,
-    /// The threshold of its own row, where the watch has a column for it: `Some(None)` is NULL.
-    pub threshold: Option<Option<i64>>,
-    /// Its row, where it has one.
-    pub row: Option<serde_json::Map<String, serde_json::Value>>,
-}
-
-/// What a fold did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Folded {
-    /// Another replica is folding.
-    Busy,
-    /// It committed.
-    Done {
-        /// Journal rows taken.
-        rows: i64,
-        /// The journal was dry.
-        complete: bool,
-        /// There is more than one fold does.
-        more: bool,
-        /// Watches that wait to be counted anew.
-        marked: Vec<i32>,
-    },
-}
 
 /// The session that folds, and what it must remember between folds.
 pub struct Engine {
@@ -306,34 +233,6 @@ impl Engine {
         Ok(Folded::Done { rows: found.rows, complete: found.complete, more, marked: found.marked })
     }
 
-    /// Begins a transaction, takes the lock and runs the deleting statement; `None` where another replica has the lock.
-    /// All three are sent before the first answer is awaited, unless tables of the application's are to be read, which
-    /// are to be locked in between. Without the lock the statement does nothing.
-    async fn begin_and_take(&mut self) -> Result<Option<Took>, Error> {
-        self.asker.begin();
-        if self.reads_no_table() {
-            let (locked, taken) = tokio::join!(biased; self.try_begin(), self.take(&[], &[]));
-            point!("fold.begun");
-            return Ok(locked?.then_some(Took { fold: Vec::new(), waiting: Vec::new(), taken: Some(taken) }));
-        }
-        if !self.try_begin().await? {
-            return Ok(None);
-        }
-        point!("fold.begun");
-        let Some((fold, waiting)) = self.choose_fold().await? else {
-            return Ok(Some(Took { fold: Vec::new(), waiting: Vec::new(), taken: None }));
-        };
-        let taken = Some(self.take(&fold, &waiting).await);
-        Ok(Some(Took { fold, waiting, taken }))
-    }
-
-    async fn try_begin(&self) -> Result<bool, Error> {
-        let (begun, locked) =
-            tokio::join!(biased; self.client.batch_execute("BEGIN"), self.client.query_one(&self.try_lock, &[]));
-        begun?;
-        Ok(locked?.get(0))
-    }
-
     fn note_untold(&mut self, untold: &Untold) {
         match untold {
             Untold::Refused { watch, why } => self.refusals.refuse(*watch, why.clone()),
@@ -341,40 +240,10 @@ impl Engine {
         }
     }
 
-    /// So many dirty keys, and so many changes, one fold tells of.
-    fn pace(&self) -> (i64, i64) {
-        if self.served.values().any(|served| served.watch.lookup.is_some()) {
-            (self.asker.pace(), self.asker.pace())
-        } else {
-            (DIRTY_MAX, self.changes_max)
-        }
-    }
-
     /// Rolls the fold back.
     async fn take_back(&self, more: bool, marked: Vec<i32>) -> Result<Folded, Error> {
         self.client.batch_execute("ROLLBACK").await?;
         Ok(Folded::Done { rows: 0, complete: false, more, marked })
-    }
-
-    /// Takes the changes that somebody is to be told, and gives whether these were all; `None` where no watch has rules for
-    /// any.
-    async fn take_changes(&self, waiting: &[i32], evaluated: &mut Evaluated) -> Result<Option<bool>, Error> {
-        if !self.served.values().any(|served| served.watch.tells_changes()) {
-            return Ok(None);
-        }
-        let (ids, generations, policies) = self.known();
-        let (_, changes_max) = self.pace();
-        let Snapshot { xmax, xip } = &self.changes_snapshot;
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
-            [&ids, &generations, &policies, xmax, xip, &changes_max, &waiting];
-        let rows = self.client.query(&self.changes, &parameters).await?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        for row in &rows {
-            let Some(served) = row.get::<_, Option<i32>>("watch").and_then(|id| self.served.get(&id)) else { continue };
-            evaluated.changes.extend(Changed::read(served, row));
-        }
-        in_order(&mut evaluated.changes);
-        Ok(Some(first.get("complete")))
     }
 
     /// Writes a manual trigger, and gives the deliveries that it caused.
@@ -423,7 +292,7 @@ impl Engine {
         for served in self.served.values() {
             known.0.push(served.id);
             known.1.push(served.generation);
-            known.2.push(served.policy.clone());
+            known.2.push(served.policy().to_owned());
         }
         known
     }
@@ -433,87 +302,5 @@ impl Engine {
         let sql = self.schema.sql("SELECT nextval('items_listen.seq') FROM generate_series(1, $1::bigint)");
         let rows = self.client.query(sql.as_str(), &[&i64::try_from(count).unwrap_or(i64::MAX)]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
-    /// Runs the deleting statement and evaluates what it says, row by row: only what has something to
-    /// say is kept, so that a million keys that are fine take no memory.
-    async fn take(&self, read: &[i32], waiting: &[i32]) -> Result<Found, Error> {
-        let statement = self.folds.get(read).ok_or_else(|| Error::Failed("the fold was not prepared".to_owned()))?;
-        let (ids, generations, policies) = self.known();
-        let limit = self.limit.rows();
-        let (dirty_max, _) = self.pace();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-            [&ids, &generations, &policies, &self.snapshot.xmax, &self.snapshot.xip, &limit, &dirty_max, &waiting];
-        let rows = self.client.query_raw(statement, parameters).await?;
-        let mut rows = std::pin::pin!(rows);
-        let mut found: Option<Found> = None;
-        while let Some(row) = rows.try_next().await? {
-            let found = found.get_or_insert_with(|| Found::head(&row));
-            let Some(watch) = row.get::<_, Option<i32>>("watch") else { continue };
-            found.note_seq(row.get("seq"));
-            let Some(served) = self.served.get(&watch) else { continue };
-            decide::folded(served, &row, found.now, found.baseline.contains(&watch), &mut found.evaluated);
-        }
-        found.ok_or_else(|| Error::Failed("the fold gave no row".to_owned()))
-    }
-}
-
-/// A fold that has begun.
-struct Took {
-    /// The watches whose tables it read.
-    fold: Vec<i32>,
-    /// Those that wait.
-    waiting: Vec<i32>,
-    /// What the deleting statement said; `None` where a table cannot be read as it is configured.
-    taken: Option<Result<Found, Error>>,
-}
-
-/// What the deleting statement said.
-struct Found {
-    rows: i64,
-    complete: bool,
-    /// Keys are left dirty.
-    more: bool,
-    snapshot: String,
-    now: Timestamp,
-    served: Vec<i32>,
-    marked: Vec<i32>,
-    baseline: Vec<i32>,
-    evaluated: Evaluated,
-    /// The lowest and the highest number that a reading has.
-    seqs: Option<(i64, i64)>,
-    /// Alerts were read or removed.
-    unread_edited: bool,
-}
-
-impl Found {
-    fn note_seq(&mut self, seq: Option<i64>) {
-        if let Some(seq) = seq {
-            let (first, last) = self.seqs.unwrap_or((seq, seq));
-            self.seqs = Some((first.min(seq), last.max(seq)));
-        }
-    }
-
-    fn head(row: &tokio_postgres::Row) -> Found {
-        let list = |name: &str| row.get::<_, Option<Vec<i32>>>(name).unwrap_or_default();
-        let (complete, marked) = (row.get("complete"), list("marked"));
-        let mut evaluated = Evaluated::default();
-        if complete {
-            evaluated.baseline = list("baseline");
-            evaluated.storms = list("storms");
-        }
-        Found {
-            rows: row.get("folded_rows"),
-            complete,
-            more: row.get("more"),
-            snapshot: row.get("snapshot"),
-            now: row.get("now"),
-            served: list("served"),
-            baseline: evaluated.baseline.clone(),
-            marked,
-            evaluated,
-            seqs: None,
-            unread_edited: row.get("unread_edited"),
-        }
     }
 }

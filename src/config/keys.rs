@@ -230,6 +230,13 @@ static ENDPOINT: Table = Table {
             "The whole request, from connecting to the end of the answer.",
         ),
         Key::new("in_flight", Integer(1, 1_000), Value("8"), "Requests under way at once."),
+        Key::new(
+            "rate",
+            Text,
+            Unset("no limit"),
+            "No more requests in any span of time than the endpoint takes, such as `\"100/60s\"`: 1 to 100,000 in 1 s to 1 h. Each \
+             replica counts its own.",
+        ),
         Key::new("max_batch", Integer(1, 1_000), Value("10"), "Events in one request; Pusher and Reverb take 10."),
         Key::new(
             "max_request_bytes",

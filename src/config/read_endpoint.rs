@@ -1,11 +1,13 @@
 //! `[endpoints.NAME]`
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::document::Node;
 use super::read::secret;
-use super::reader::{Mistakes, Section};
+use super::reader::{Mistakes, Section, parse_duration};
 use super::{Endpoint, Pusher, Target};
+use crate::dispatch::rate::Rate;
 use crate::pusher::encrypt::Key;
 use crate::retry::Retry;
 
@@ -14,6 +16,9 @@ const MAX_REQUEST_BYTES_DEFAULT: i64 = 9_400;
 /// A shorter one is over before TLS is set up; a longer one makes leases, and so a crash's delay, longer still.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// Each request of a span is remembered until it is over.
+const RATE_REQUESTS: RangeInclusive<usize> = 1..=100_000;
+const RATE_PER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
 /// All endpoints.
 pub(super) fn endpoints(node: Option<&Node>, mistakes: &mut Mistakes) -> Vec<Endpoint> {
@@ -27,6 +32,7 @@ fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint
     let target = target(&mut section, mistakes);
     let timeout = section.duration_within("timeout", TIMEOUT_MIN..=TIMEOUT_MAX, mistakes).unwrap_or(Duration::from_secs(10));
     let in_flight = section.integer("in_flight", 1..=1_000, mistakes).unwrap_or(8);
+    let rate = rate(&mut section, mistakes);
     let max_batch = section.integer("max_batch", 1..=1_000, mistakes).unwrap_or(10);
     let max_request_bytes =
         section.integer("max_request_bytes", 500..=100_000_000, mistakes).unwrap_or(MAX_REQUEST_BYTES_DEFAULT);
@@ -42,11 +48,26 @@ fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint
         target: target?,
         timeout,
         in_flight: usize::try_from(in_flight).unwrap_or(8),
+        rate,
         max_batch: usize::try_from(max_batch).unwrap_or(10),
         max_request_bytes: usize::try_from(max_request_bytes).unwrap_or(usize::MAX),
         retry,
         encryption_key,
     })
+}
+
+/// `"100/60s"`
+fn rate(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Rate> {
+    let (text, origin) = section.string("rate", mistakes)?;
+    let rate = text.split_once('/').and_then(|(requests, per)| {
+        let requests = requests.trim().parse().ok().filter(|requests| RATE_REQUESTS.contains(requests))?;
+        Some(Rate { requests, per: parse_duration(per).filter(|per| RATE_PER.contains(per))? })
+    });
+    if rate.is_none() {
+        let wanted = "requests per time are wanted, such as \"100/60s\": 1 to 100000 in 1s to 1h";
+        mistakes.add(origin, format!("{}: {wanted}, not \"{text}\"", section.name("rate")));
+    }
+    rate
 }
 
 fn retry(name: &str, node: &Node, mistakes: &mut Mistakes) -> Retry {

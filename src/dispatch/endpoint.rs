@@ -1,5 +1,7 @@
 //! The task of one endpoint: claims, sends, settles.
 
+mod answered;
+mod claim;
 mod standing;
 
 use std::collections::BTreeSet;
@@ -13,26 +15,21 @@ use tokio::time::Instant;
 
 use super::gate::Gate;
 use super::lanes::Lanes;
+use super::rate::Window;
 use super::send::{Load, Sender};
-use super::settle::{Row, describe, given_back, is_superseded, settle, settled};
+use super::settle::{Row, given_back, settle, settled};
 use super::{Command, Context, Held, clock, lock};
 use crate::chaos::{self, Mutation, point};
 use crate::config::Endpoint;
 use crate::error::Error;
 use crate::metrics;
-use crate::outbox::{self, Floor, Parcel, Settlement};
-use crate::pusher::classify::{Answer, Reason, Verdict, classify};
+use crate::outbox::{Floor, Parcel, Settlement};
+use crate::pusher::classify::Answer;
 
 /// No attempt is started that could end less than this before its lease.
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
 /// Our timers and the database's clock do not tick together: a claim that comes a moment early finds nothing.
 const DUE_MARGIN: Duration = Duration::from_millis(2);
-/// How many deliveries are claimed at once, of an endpoint that takes them as quickly as they are claimed.
-const CLAIM_MAX: usize = 2_000;
-/// What was claimed is to be sent within so long: then more is claimed at once, otherwise less.
-const CLAIM_LASTS: Duration = Duration::from_millis(200);
-/// Whatever claims believe, so often they look at the whole outbox.
-const WHOLE_CLAIM_EVERY: Duration = Duration::from_secs(60);
 /// The pause after a database error.
 const DATABASE_PAUSE: Duration = Duration::from_millis(500);
 /// The time of the last success is written no more often than this.
@@ -50,6 +47,7 @@ pub(super) struct Post {
     metrics: metrics::Endpoint,
     lanes: Lanes,
     gate: Gate,
+    rate: Window,
     work: JoinSet<Done>,
     requests: usize,
     settling: bool,
@@ -93,6 +91,7 @@ impl Post {
         Ok(Post {
             sender: Sender::new(&endpoint)?,
             metrics: metrics::Endpoint::new(&endpoint.name),
+            rate: Window::new(endpoint.rate),
             endpoint,
             lease,
             context,
@@ -173,17 +172,24 @@ impl Post {
         }
         let now = clock::now();
         let probe = self.gate.closed().map(|closed| Instant::now() + closed.until.saturating_sub(now));
+        // While requests wait for the rate.
+        let free = self.rate.next().map(|free| Instant::now() + free.saturating_sub(now));
         let due = self.due_at.first().copied();
         let claim = self.claim_at.filter(|_| !self.claiming).filter(|claim| *claim > Instant::now());
         match (probe, claim.into_iter().chain(due).min()) {
             // While the gate is closed only its probe matters.
             (Some(probe), _) if self.gate.allowed(now, 1) == 0 => Some(probe),
-            (_, claim) => claim,
+            (_, claim) => claim.into_iter().chain(free).min(),
         }
     }
 
+    /// How many requests may be under way: as many as the gate, the configuration and the rate allow.
+    fn allowed(&mut self, now: Duration) -> usize {
+        self.gate.allowed(now, self.endpoint.in_flight).min(self.rate.allowed(now))
+    }
+
     fn start_requests(&mut self) {
-        while !self.stopping && self.requests < self.gate.allowed(clock::now(), self.endpoint.in_flight) {
+        while !self.stopping && self.requests < self.allowed(clock::now()) {
             let request = self.lanes.next_request(self.endpoint.max_batch, self.endpoint.max_request_bytes);
             if request.is_empty() {
                 return;
@@ -246,62 +252,11 @@ impl Post {
         });
     }
 
-    fn start_claim(&mut self) {
-        let due = self.claim_at.is_some_and(|at| at <= Instant::now());
-        // A closed gate claims nothing, but for its probe.
-        let probing = self.gate.closed().is_some();
-        let allowed = self.gate.allowed(clock::now(), self.endpoint.in_flight);
-        let room = if probing { self.endpoint.max_batch } else { self.room() };
-        let waits = self.claim_at.is_some_and(|at| at > Instant::now());
-        let due =
-            due || (probing && !waits && allowed > 0 && self.requests == 0 && !self.lanes.has_ready() && !self.nothing_to_probe);
-        // Half of it at once: a claim costs the database much the same, whatever it gives.
-        if self.stopping
-            || self.claiming
-            || !due
-            || allowed == 0
-            || self.lanes.len() > room / 2
-            || self.unsettled.len() > CLAIM_MAX
-        {
-            return;
-        }
-        self.adapt_room();
-        self.claiming = true;
-        self.claim_at = None;
-        let limit = i64::try_from((room - self.lanes.len()).min(CLAIM_MAX)).unwrap_or(1);
-        let (context, endpoint, lease) = (self.context.clone(), self.endpoint.name.clone(), self.lease);
-        if self.whole_claim_at.is_none_or(|at| at <= Instant::now()) {
-            self.whole_claim_at = Some(Instant::now() + WHOLE_CLAIM_EVERY);
-            lock(&self.held).floor = None;
-        }
-        let floor = lock(&self.held).floor;
-        self.work.spawn(async move {
-            let claimed = context.pool.run(async |client| {
-                point!("claim.before");
-                let claimed = outbox::claim(client, &context.schema, &endpoint, context.instance, lease, limit, floor).await;
-                point!("claim.after");
-                claimed
-            });
-            Done::Claimed(claimed.await)
-        });
-    }
-
-    /// How many deliveries are to be in memory.
-    fn room(&self) -> usize {
-        self.room.max(self.endpoint.in_flight * self.endpoint.max_batch * 2)
-    }
-
-    /// Claims more at once while the endpoint takes it all in no time, and less when it does not: what waits in this memory
-    /// is leased, and no other replica can send it.
-    fn adapt_room(&mut self) {
-        let quick = self.claimed_at.replace(Instant::now()).is_some_and(|at| at.elapsed() < CLAIM_LASTS);
-        self.room = if quick && self.backlog { (self.room() * 2).min(CLAIM_MAX.max(self.room())) } else { self.room() / 2 };
-    }
-
     fn done(&mut self, done: Done) {
         match done {
             Done::Answered { request, answer, took } => {
                 self.requests -= 1;
+                self.rate.note(clock::now());
                 self.answered(request, &answer, took);
             }
             Done::Settled(settlements, matched) => {
@@ -365,126 +320,6 @@ impl Post {
             return;
         }
         self.lanes.push(parcel);
-    }
-
-    fn answered(&mut self, request: Vec<Parcel>, answer: &Answer, took: Duration) {
-        let verdict = classify(answer);
-        let (status, excerpt) = describe(answer);
-        tracing::debug!(
-            endpoint = self.endpoint.name,
-            events = request.len(),
-            ?verdict,
-            status,
-            ms = took.as_millis(),
-            "answered"
-        );
-        self.name_skew();
-        self.metrics.attempted(took, verdict.reason());
-        match verdict {
-            Verdict::Delivered => {
-                if self.gate.succeeded() {
-                    self.opened();
-                }
-                self.note_success();
-                for parcel in request {
-                    let here = clock::now().saturating_sub(parcel.lease_end.saturating_sub(self.lease));
-                    self.metrics.accepted(parcel.age + here);
-                    self.unsettled.push(Settlement { status, ..settled(&parcel, "delivered", None, excerpt.clone()) });
-                }
-            }
-            Verdict::Dead(_) if request.len() > 1 => {
-                // The server refused the batch as a whole; only the culprit is to die.
-                request.iter().for_each(|parcel| self.lanes.again_alone(&parcel.lane, parcel.id));
-            }
-            Verdict::Dead(reason) => {
-                // It answers, and for this event only.
-                if self.gate.succeeded() {
-                    self.opened();
-                }
-                for parcel in request {
-                    tracing::error!(
-                        endpoint = self.endpoint.name,
-                        watch = &*parcel.lane.watch,
-                        key = &*parcel.lane.key,
-                        delivery = parcel.id,
-                        status,
-                        answer = excerpt,
-                        "delivery dead: {}",
-                        reason.as_str()
-                    );
-                    self.unsettled.push(Settlement { status, ..settled(&parcel, "dead", Some(reason), excerpt.clone()) });
-                }
-            }
-            Verdict::Retry(reason, retry_after) => {
-                self.failed(reason, retry_after, excerpt.as_deref());
-                for parcel in request {
-                    self.retry(&parcel, reason, retry_after, status, excerpt.clone());
-                }
-            }
-            Verdict::Pause(reason) => {
-                for parcel in &request {
-                    let answer = (reason, status, excerpt.clone());
-                    self.give_back(parcel, Duration::ZERO, Some(answer));
-                }
-                self.refused(reason, status, excerpt.as_deref());
-            }
-        }
-    }
-
-    fn retry(
-        &mut self,
-        parcel: &Parcel,
-        reason: Reason,
-        retry_after: Option<Duration>,
-        status: Option<i32>,
-        excerpt: Option<String>,
-    ) {
-        let attempts = u32::try_from(parcel.attempts + parcel.resent).unwrap_or(0) + 1;
-        if parcel.age > self.endpoint.retry.give_up_after {
-            tracing::error!(
-                endpoint = self.endpoint.name,
-                watch = &*parcel.lane.watch,
-                key = &*parcel.lane.key,
-                delivery = parcel.id,
-                attempt = attempts,
-                "delivery dead: expired"
-            );
-            self.unsettled.push(Settlement { status, ..settled(parcel, "dead", Some(Reason::Expired), excerpt) });
-            return;
-        }
-        let delay = self.endpoint.retry.delay(attempts, rand::random(), retry_after);
-        self.give_back(parcel, delay, Some((reason, status, excerpt)));
-    }
-
-    /// Gives a delivery, and with it what follows in its lane, back to the database.
-    fn give_back(&mut self, parcel: &Parcel, delay: Duration, answer: Option<(Reason, Option<i32>, Option<String>)>) {
-        let lane = self.lanes.take(&parcel.lane);
-        for (index, member) in lane.iter().enumerate() {
-            let answer = answer.clone().filter(|_| member.id == parcel.id);
-            let attempted = if answer.is_some() { member.resent + 1 } else { 0 };
-            let settlement = if is_superseded(member, &lane[index + 1..]) {
-                Settlement { attempted, ..settled(member, "superseded", Some(Reason::Superseded), None) }
-            } else {
-                given_back(member, if member.id == parcel.id { delay } else { Duration::ZERO }, answer, attempted)
-            };
-            lock(&self.held).release(member.id);
-            self.unsettled.push(settlement);
-        }
-        let at = Instant::now() + delay;
-        self.claim_at = Some(self.claim_at.map_or(at, |before| before.min(at)));
-    }
-
-    fn give_all_back(&mut self) {
-        for lane in self.lanes.take_idle() {
-            for (index, parcel) in lane.iter().enumerate() {
-                lock(&self.held).release(parcel.id);
-                self.unsettled.push(if is_superseded(parcel, &lane[index + 1..]) {
-                    Settlement { attempted: 0, ..settled(parcel, "superseded", Some(Reason::Superseded), None) }
-                } else {
-                    given_back(parcel, Duration::ZERO, None, 0)
-                });
-            }
-        }
     }
 
     fn stop(&mut self) {

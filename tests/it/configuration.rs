@@ -305,3 +305,17 @@ fn a_file_that_was_found_is_the_one_that_is_read_again() {
         load("", &[("BROADCAST_CONNECTION", "log")]).map(|config| Config { file: "(no configuration file)".into(), ..config });
     assert_eq!(Location::default().settled(&without.expect("the watch there is without a file")).config, None);
 }
+
+#[test]
+fn a_rate_is_so_many_requests_in_so_long() {
+    let with = |rate: &str| load(&GOOD.replace("secret =", &format!("rate = \"{rate}\"\nsecret =")), &[]);
+    for (good, requests, seconds) in [("100/60s", 100, 60), (" 1 / 1h ", 1, 3_600), ("100000/1000ms", 100_000, 1)] {
+        let rate = with(good).expect(good).endpoints[0].rate.expect("there is one");
+        assert_eq!((rate.requests, rate.per.as_secs()), (requests, seconds), "{good}");
+    }
+    for bad in ["", "100", "0/60s", "100001/60s", "10/s", "10/999ms", "10/2h", "-1/60s", "1.5/60s", "10/60s/2"] {
+        let mistakes = with(bad).expect_err(bad);
+        let said = mistakes[0].to_string();
+        assert!(mistakes.len() == 1 && said.contains("endpoints.main.rate") && said.contains("\"100/60s\""), "{bad}: {said}");
+    }
+}

@@ -297,3 +297,24 @@ async fn the_sql_schema_is_what_is_in_the_database() {
 fn short(name: String) -> String {
     name.replace("timestamp with time zone", "timestamptz")
 }
+
+#[test]
+fn every_dependency_has_its_reason_and_every_reason_its_dependency() {
+    let manifest: toml::Table = include_str!("../../Cargo.toml").parse().expect("a manifest");
+    // What it brings for tests alone may stand in both.
+    let built_on: BTreeSet<&str> = ["dependencies", "dev-dependencies"]
+        .iter()
+        .filter_map(|section| manifest[*section].as_table())
+        .flat_map(|section| section.keys().map(String::as_str))
+        .collect();
+    let decisions = include_str!("../../docs/decisions.md");
+    let table = decisions.split("| crate | what it is for |").nth(1).expect("the table of dependencies");
+    let named: BTreeSet<&str> = table
+        .lines()
+        .skip(2)
+        .map_while(|row| row.strip_prefix("| "))
+        .flat_map(|row| row.split('|').next().unwrap_or_default().split('`').skip(1).step_by(2))
+        .filter(|name| *name != "chaos")
+        .collect();
+    assert_eq!(named, built_on);
+}

@@ -429,3 +429,18 @@ async fn d8_a_claim_looks_from_what_the_last_one_left_and_misses_nothing() {
     assert_eq!(claim(floor).await.0.len(), 0);
     assert_eq!(claim(None).await.0.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_span_of_time_holds_more_requests_than_the_rate() {
+    const PER: Duration = Duration::from_secs(2);
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let config =
+        config(&database, &receiver, ORDERS).replace("[endpoints.main]", "[endpoints.main]\nrate = \"3/2s\"\nmax_batch = 1");
+    let mut daemon = daemon(&config);
+    daemon.start().await;
+    database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 10) t, generate_series(1, 20)").await;
+    let arrived: Vec<_> = receiver.wait_for(10).await.iter().map(|event| event.at).collect();
+    for (first, fourth) in arrived.iter().zip(&arrived[3..]) {
+        assert!(*fourth - *first >= PER, "{arrived:?}");
+    }
+}

@@ -81,7 +81,9 @@ async fn statements_of_every_kind() {
             "TRUNCATE tenants CASCADE; INSERT INTO tenants VALUES (1); INSERT INTO orders (tenant_id) VALUES (1)",
         ),
     ];
-    for (way, sql) in ways {
+    // PostgreSQL 14 has no MERGE.
+    let merges = database.one::<i32>("SELECT current_setting('server_version_num')::int").await >= 150_000;
+    for (way, sql) in ways.into_iter().filter(|(way, _)| merges || *way != "merge") {
         eprintln!("{way}");
         database.sql(sql).await;
         exact(&database, "orders", TRUE_ORDERS).await;
