@@ -97,17 +97,7 @@ enum Command {
     /// Look at file, database and endpoints; every finding with its remedy
     Check(check::Check),
     /// Put schema and triggers for the configured watches in place; idempotent
-    Install {
-        /// Print the SQL for a DBA instead
-        #[arg(long)]
-        print: bool,
-        /// What is beyond its threshold now counts as already said
-        #[arg(long, conflicts_with = "print")]
-        baseline: bool,
-        /// Install although a FOR ALL TABLES publication would carry our tables
-        #[arg(long)]
-        allow_publication: bool,
-    },
+    Install(install::Install),
     /// The configuration that is in force, with the source of each value; no secret is shown
     Config {
         #[command(subcommand)]
@@ -275,9 +265,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
             Some(count) => trigger::run(&config, count, &cli.trigger).await,
             None => run::run(&location, config).await,
         },
-        Some(Command::Install { print, baseline, allow_publication }) => {
-            install::run(&config, print, baseline, allow_publication).await
-        }
+        Some(Command::Install(args)) => install::run(&config, &args).await,
         Some(Command::Config { .. }) => Ok(0),
         Some(Command::Uninstall) => install::uninstall(&config).await,
         Some(Command::Recount { watch }) => recount::run(&config, watch.as_deref()).await,

@@ -12,6 +12,7 @@ pub mod migrate;
 pub mod patience;
 pub mod pool;
 pub mod prepare;
+pub mod rights;
 pub mod schema;
 pub mod session;
 pub mod socket;

@@ -10,6 +10,7 @@ mod finding;
 mod privileges;
 mod progress;
 mod report;
+mod safety;
 mod schema;
 mod server;
 mod watches;

@@ -4,18 +4,54 @@ use crate::config::Config;
 use crate::db::migrate::{self, InstallLock};
 use crate::db::session::Purpose;
 use crate::error::Error;
+use crate::journal::roles::Roles;
 use crate::journal::{install, retire, script};
+
+/// What is to be put in place, and how.
+#[derive(clap::Args, Debug)]
+pub(super) struct Install {
+    /// Print the SQL for a DBA instead
+    #[arg(long)]
+    print: bool,
+    /// What is beyond its threshold now counts as already said
+    #[arg(long, conflicts_with = "print")]
+    baseline: bool,
+    /// Install although a FOR ALL TABLES publication would carry our tables
+    #[arg(long)]
+    allow_publication: bool,
+    /// With --print: let the script create three roles with no more rights than each needs
+    #[arg(long, requires = "print")]
+    roles: bool,
+    /// The role that owns schema, tables and functions
+    #[arg(long, requires = "roles", value_name = "ROLE", default_value = "items_listen_owner")]
+    owner: String,
+    /// The role that the daemon and its commands connect as
+    #[arg(long, requires = "roles", value_name = "ROLE", default_value = "items_listen_daemon")]
+    daemon: String,
+    /// The role for applications that read alerts or edit thresholds
+    #[arg(long, requires = "roles", value_name = "ROLE", default_value = "items_listen_app")]
+    application: String,
+}
+
+impl Install {
+    /// The roles that the script is to create, if any.
+    fn roles(&self) -> Result<Option<Roles>, Error> {
+        self.roles.then(|| Roles::new(&self.owner, &self.daemon, &self.application)).transpose()
+    }
+}
 
 /// How often a table that is in use is tried again.
 const ROUNDS: u32 = 20;
 
 /// Puts everything in place, or prints how.
-pub(super) async fn run(config: &Config, print: bool, baseline: bool, allow_publication: bool) -> Result<u8, Error> {
+pub(super) async fn run(config: &Config, args: &Install) -> Result<u8, Error> {
+    let Install { print, baseline, allow_publication, .. } = *args;
+    let roles = args.roles()?;
     let (mut patient, connector, schema) = super::connect(config, Purpose::Migrate).await?;
     migrate::check_version(&patient, &schema).await?;
     install::check_publications(&patient, &schema, allow_publication).await?;
     if print {
-        super::print(&script::script(&patient, &schema, &config.watches, allow_publication).await?);
+        super::print(&script::script(&patient, &schema, &config.watches, allow_publication, roles.as_ref()).await?);
         return Ok(0);
     }
     // Each on the session that holds its lock: one that rested meanwhile would be put out.
@@ -80,7 +116,14 @@ pub(super) async fn uninstall(config: &Config) -> Result<u8, Error> {
         lock.release(&client).await;
         return Err(Error::Failed(format!("{live} daemon(s) are running and would install everything again; stop them first")));
     }
-    retire::everything(&client, &schema).await?;
+    retire::everything(&client, &schema).await.map_err(|error| match error.sqlstate() {
+        Some("42501") => Error::Failed(format!(
+            "{error}; let who owns schema and tables run items-listen uninstall, or a DBA: SET lock_timeout = '1s'; DROP SCHEMA {} CASCADE; \
+             which takes the triggers away, too",
+            schema.name()
+        )),
+        _ => error,
+    })?;
     super::print(&format!("triggers and the schema {} are removed", schema.name()));
     Ok(0)
 }

@@ -6,29 +6,43 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::definition::Definition;
+use super::roles::Roles;
 use super::{install, trigger};
 use crate::db::schema::Schema;
 use crate::db::{literal, migrate, unused_tag};
 use crate::error::Error;
+use crate::plain::plain;
 use crate::watch::{Relation, Watch};
 
-/// The script for these watches, as they are to be in this database.
+/// The script for these watches, as they are to be in this database; with roles, if it is to create them.
 ///
 /// # Errors
 /// A table or column that does not exist.
-pub async fn script(client: &Client, schema: &Schema, watches: &[Arc<Watch>], allow_publication: bool) -> Result<String, Error> {
+pub async fn script(
+    client: &Client,
+    schema: &Schema,
+    watches: &[Arc<Watch>],
+    allow_publication: bool,
+    roles: Option<&Roles>,
+) -> Result<String, Error> {
     migrate::check_encoding(client).await?;
     migrate::check_own(client, schema).await?;
     let installed = migrate::version(client, schema).await?.is_some();
+    let (what, begin) = match roles {
+        None => ("schema and triggers. Run it as the role that is to own them", migrate::script(schema)?),
+        Some(roles) => (
+            "roles, schema and triggers. Run it as a superuser, or as the role that owns the tables and may create roles",
+            roles.begin(schema)?,
+        ),
+    };
     let mut script = format!(
-        "-- items-listen {}: schema and triggers. Run it as the role that is to own them; it may be run again.\n\
+        "-- items-listen {}: {what}; it may be run again.\n\
          -- No lock is waited for longer than this: where one is not to be had, run it again later.\n\
          SET lock_timeout = '100ms';\n\
          -- As this text is written, whatever this role or database has by default.\n\
          SET client_encoding = 'UTF8';\n\
-         SET standard_conforming_strings = on;\n\n{}\n",
+         SET standard_conforming_strings = on;\n\n{begin}\n",
         crate::version::VERSION,
-        migrate::script(schema)?
     );
     if allow_publication {
         script.push_str(&schema.sql("UPDATE items_listen.cluster SET allow_publication = true;\n"));
@@ -36,7 +50,7 @@ pub async fn script(client: &Client, schema: &Schema, watches: &[Arc<Watch>], al
     let mut ids = Ids::of(client, schema, installed).await?;
     for watch in watches {
         let found = if installed { install::find(client, schema, &watch.name).await? } else { None };
-        one(client, schema, watch, found, &mut ids, &mut script).await?;
+        one(client, schema, watch, found, &mut ids, &mut script, roles).await?;
     }
     writeln!(
         script,
@@ -48,6 +62,9 @@ pub async fn script(client: &Client, schema: &Schema, watches: &[Arc<Watch>], al
         ))
     )
     .map_err(|error| Error::Failed(error.to_string()))?;
+    if let Some(roles) = roles {
+        script.push_str(&roles.end(client, schema, watches).await?);
+    }
     Ok(script)
 }
 
@@ -77,6 +94,7 @@ async fn one(
     found: Option<(install::Installed, String)>,
     ids: &mut Ids,
     script: &mut String,
+    roles: Option<&Roles>,
 ) -> Result<(), Error> {
     let definition = Definition::of(client, watch).await?;
     let relation = watch.source.relation().map(Relation::quoted);
@@ -127,7 +145,6 @@ async fn one(
         }),
     ));
     if let Some(definition) = &definition {
-        body.push_str(&trigger::functions(schema, id, generation, definition));
         if definition.counts {
             body.push_str(&schema.sql(&format!("INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'install');\n")));
         }
@@ -136,8 +153,11 @@ async fn one(
                 "INSERT INTO items_listen.count (watch, key, rows, dirty) VALUES ({id}, '[]', 0, 1) ON CONFLICT (watch, key) DO NOTHING;\n"
             )));
         }
+        // The last of the transaction, since they belong to the owner, who may do nothing else of this.
+        body.push_str(&roles.map(Roles::as_owner).unwrap_or_default());
+        body.push_str(&trigger::functions(schema, id, generation, definition));
     }
-    script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", crate::plain::plain(&watch.name)));
+    script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", plain(&watch.name)));
     if let (Some(_), Some(relation)) = (definition, relation) {
         script.push_str(&triggers(schema, id, &relation, &events));
     }

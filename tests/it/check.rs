@@ -269,7 +269,7 @@ async fn each_missing_privilege_comes_with_the_grant_that_mends_it() {
     let name = &database.name;
     let expected = [
         format!("GRANT CREATE ON DATABASE \"{name}\" TO \"{role}\";"),
-        format!("GRANT SELECT ON \"hidden\".\"names\" TO \"{role}\";"),
+        format!("GRANT SELECT (\"id\", \"name\") ON \"hidden\".\"names\" TO \"{role}\";"),
         format!("GRANT SELECT ON \"public\".\"asked\" TO \"{role}\";"),
         format!("GRANT SELECT ON \"public\".\"orders\" TO \"{role}\";"),
         format!("GRANT TEMPORARY ON DATABASE \"{name}\" TO \"{role}\";"),

@@ -80,6 +80,7 @@ pages_that_run! {
     configuration_runs "docs/configuration.md"
     getting_started_runs "docs/getting-started.md"
     operating_runs "docs/operating.md"
+    privileges_runs "docs/privileges.md"
     sources_and_triggers_runs "docs/sources-and-triggers.md"
     upgrading_runs "docs/upgrading.md"
 }

@@ -44,6 +44,7 @@ mod recounting;
 mod reload;
 mod replayed;
 mod review;
+mod roles;
 mod ruletests;
 mod sacred;
 mod status;

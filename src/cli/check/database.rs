@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::finding::{Findings, Id};
 use super::progress::told;
 use super::report::Seen;
-use super::{schema, server, watches};
+use super::{safety, schema, server, watches};
 use crate::config::{Config, Database};
 use crate::db::explain::{self, Cause};
 use crate::db::schema::Schema;
@@ -108,5 +108,6 @@ async fn inside(client: &mut Client, place: &Place<'_>, findings: &mut Findings,
     seen.database = true;
     server::look(client, place, findings).await?;
     let installed = schema::look(client, place, findings, seen).await?;
+    safety::look(client, place, installed, findings).await?;
     Box::pin(watches::look(client, place, installed, findings, seen)).await
 }

@@ -8,6 +8,7 @@ use crate::config::Install;
 use crate::db::quote;
 use crate::db::session::Purpose;
 use crate::error::Error;
+use crate::journal::reads;
 use crate::watch::{Relation, Watch};
 
 /// What a person wrote is only planned, not run.
@@ -73,7 +74,9 @@ pub(super) async fn of_table(
             Id::RowSecurity,
             &subject,
             format!("row level security hides rows of {relation} from {}: they could not be counted", place.role),
-            format!("ALTER ROLE {role} BYPASSRLS; or connect as the table's owner"),
+            format!(
+                "ALTER ROLE {role} BYPASSRLS; which a superuser may say, or watch a view of the table's owner by query (docs/privileges.md)"
+            ),
         );
     }
     Ok(Some(Rights {
@@ -100,13 +103,13 @@ pub(super) async fn of_temporary(client: &Client, place: &Place<'_>, findings: &
     Ok(row.get(0))
 }
 
-/// Whether a query or a lookup may read what it reads: it is planned, not run. True where nothing is missing, or where it
+/// Whether a query or a lookup (as it is configured, and as it is asked) may read what it reads: it is planned, not run. True where nothing is missing, or where it
 /// is wrong in another way, which is said elsewhere.
 pub(super) async fn of_question(
     place: &Place<'_>,
     subject: &str,
     what: &str,
-    question: &str,
+    (asked, question): (&str, &str),
     parameters: usize,
     findings: &mut Findings,
 ) -> Result<bool, Error> {
@@ -123,20 +126,37 @@ pub(super) async fn of_question(
     if error.sqlstate() != Some("42501") {
         return Ok(true);
     }
-    let grant = grant_for(&client, place, &error).await?;
+    let grant = match columns_for(place, asked, &error).await {
+        Some(grant) => grant,
+        None => grant_for(&client, place, &error).await?,
+    };
     findings.error(Id::Privileges, subject, format!("{what}: {error}"), grant);
     Ok(false)
 }
 
+/// The GRANT of the columns that a question names, where it is a table that was denied, and PostgreSQL can tell them.
+async fn columns_for(place: &Place<'_>, asked: &str, error: &Error) -> Option<String> {
+    let (_, name) = denied(&error.to_string())?;
+    let client = place.connector.session(Purpose::Install).await.ok()?;
+    let touched = reads::of_question(&client, asked).await.ok()?;
+    let read = touched.reads.iter().find(|read| read.relation.ends_with(&format!(".{}", quote(&name))))?;
+    Some(format!("GRANT {} ON {} TO {};", read.select(), read.relation, quote(&place.role)))
+}
+
 /// The GRANT for what was denied. PostgreSQL names it in its message alone, which may be translated: then in words.
-async fn grant_for(client: &Client, place: &Place<'_>, error: &Error) -> Result<String, Error> {
+pub(super) async fn grant_for(client: &Client, place: &Place<'_>, error: &Error) -> Result<String, Error> {
     let role = quote(&place.role);
     let Some((kind, name)) = denied(&error.to_string()) else {
         return Ok(format!("GRANT SELECT ON what it reads TO {role}; and USAGE on the schemas of that"));
     };
     match kind.as_str() {
         "schema" => return Ok(format!("GRANT USAGE ON SCHEMA {} TO {role};", quote(&name))),
-        "function" => return Ok(format!("GRANT EXECUTE ON FUNCTION {} TO {role};", quote(&name))),
+        "function" => {
+            let sql = "SELECT p.oid::regprocedure::text FROM pg_proc p
+                       WHERE p.proname = $1 AND NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY p.oid LIMIT 1";
+            let signature = client.query_opt(sql, &[&name]).await?.map(|row| row.get::<_, String>(0));
+            return Ok(format!("GRANT EXECUTE ON FUNCTION {} TO {role};", signature.unwrap_or_else(|| quote(&name))));
+        }
         _ => {}
     }
     let sql = "SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

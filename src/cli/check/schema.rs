@@ -6,7 +6,7 @@ use super::database::Place;
 use super::finding::{Findings, Id};
 use super::report::Seen;
 use crate::config::Install;
-use crate::db::{migrate, quote};
+use crate::db::{migrate, quote, rights};
 use crate::error::Error;
 
 /// Whether the watches in the schema can be asked for.
@@ -135,12 +135,17 @@ async fn versioned(
             "set install = \"manual\" under [database] and let the owner run items-listen install; or make this role a member of the owner",
         );
     }
-    if !owns && !may_work(client, place).await? {
+    let missing = rights::missing(client, place.schema, rights::DAEMON).await?;
+    if !missing.is_empty() {
+        let named: Vec<String> = missing
+            .iter()
+            .map(|right| format!("{} on {} ({})", right.what().replace('"', ""), right.object, right.why))
+            .collect();
         findings.error(
             Id::SchemaPrivileges,
             "schema",
-            format!("{} may not read and write all tables of {name}", place.role),
-            grants(place),
+            format!("{} lacks in {name}: {}", place.role, named.join("; ")),
+            rights::grants(place.schema, &missing, &quote(&place.role)).join(" "),
         );
         return Ok(false);
     }
@@ -174,25 +179,7 @@ async fn stands(client: &Client, place: &Place<'_>, version: i32, findings: &mut
     Ok(())
 }
 
-/// Whether this role may do to our tables what a daemon does.
-async fn may_work(client: &Client, place: &Place<'_>) -> Result<bool, Error> {
-    // A sum is counted anew with our function, which is not everybody's.
-    let sql = "SELECT has_function_privilege(quote_ident($1) || '.not_whole(numeric)', 'EXECUTE')
-                      AND coalesce(bool_and(CASE c.relkind
-                      WHEN 'S' THEN has_sequence_privilege(c.oid, 'USAGE')
-                      WHEN 'v' THEN has_table_privilege(c.oid, 'SELECT')
-                      ELSE has_table_privilege(c.oid, 'SELECT') AND (c.relname = 'schema_history'
-                           OR (has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')))
-                      END), true)
-               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname = $1 AND c.relkind IN ('r', 'S', 'v')";
-    Ok(client.query_one(sql, &[&place.schema.name()]).await?.get(0))
-}
-
 fn grants(place: &Place<'_>) -> String {
     let (schema, role) = (quote(place.schema.name()), quote(&place.role));
-    format!(
-        "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; \
-         GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}; GRANT EXECUTE ON FUNCTION {schema}.not_whole(numeric) TO {role};"
-    )
+    format!("GRANT USAGE ON SCHEMA {schema} TO {role}; {}", rights::grants(place.schema, rights::DAEMON, &role).join(" "))
 }

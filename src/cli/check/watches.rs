@@ -10,6 +10,7 @@ use super::finding::{Findings, Id};
 use super::privileges::{self, Rights};
 use super::progress::told;
 use super::report::Seen;
+use super::safety;
 use crate::config::Install;
 use crate::error::Error;
 use crate::journal::definition::{Before, Definition};
@@ -87,19 +88,26 @@ impl One<'_, '_> {
             return Ok(());
         }
         let parameters = lookup.parameters.len();
-        privileges::of_question(self.place, &self.subject, "lookup", &lookup.statement(), parameters, self.findings).await?;
+        let question = lookup.statement();
+        privileges::of_question(self.place, &self.subject, "lookup", (&lookup.sql, &question), parameters, self.findings).await?;
+        if self.temporary {
+            safety::of_question(client, self.place, &self.subject, "lookup", &lookup.sql, self.findings).await?;
+        }
         Ok(())
     }
 
     async fn query(&mut self, client: &Client, sql: &str) -> Result<(), Error> {
         let question = format!("SELECT FROM (\n{sql}\n) AS items_listen_question");
-        if !privileges::of_question(self.place, &self.subject, "query", &question, 0, self.findings).await? {
+        if !privileges::of_question(self.place, &self.subject, "query", (sql, &question), 0, self.findings).await? {
             return Ok(());
         }
         let Source::Query { every, .. } = &self.watch.source else { return Ok(()) };
         match sweep::Sweep::of(client, self.place.schema, self.watch, sql).await {
             Ok(_) => self.findings.ok(Id::Watch, &self.subject, format!("a query, asked every {every:?}")),
             Err(error) => self.wrong(&error, "correct query, key, sum or value in the configuration"),
+        }
+        if self.temporary {
+            safety::of_question(client, self.place, &self.subject, "query", sql, self.findings).await?;
         }
         self.degraded(client).await
     }
@@ -122,8 +130,16 @@ impl One<'_, '_> {
         if self.temporary
             && let Err(error) = definition.prove_immutable(client).await
         {
-            self.wrong(&error, "correct where, sum or value in the configuration");
+            if error.to_string().contains("(SQLSTATE 42501)") {
+                let grant = privileges::grant_for(client, self.place, &error).await?;
+                self.findings.error(Id::Privileges, &self.subject, error.to_string(), grant);
+            } else {
+                self.wrong(&error, "correct where, sum or value in the configuration");
+            }
             return Ok(());
+        }
+        if self.temporary {
+            safety::of_definition(client, self.place, &self.subject, &definition, self.findings).await?;
         }
         let Some(rights) = rights else { return Ok(()) };
         let found = if self.installed { self.found(client).await? } else { None };
@@ -213,7 +229,8 @@ impl One<'_, '_> {
                 None,
             );
         }
-        if !rights.owns {
+        // With install = "manual" it is not this role that does so.
+        if !rights.owns && self.place.database.install == Install::Auto {
             let what = "this role may put triggers on the table, but not take them away or change their definition under a lock";
             let remedy =
                 "for that let the table's owner run items-listen install and uninstall, or make this role a member of it";
