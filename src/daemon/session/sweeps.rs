@@ -149,7 +149,7 @@ impl Pipeline<'_> {
                 }
                 self.look = true;
             }
-// Whoever holds the session that listens says so, unless it is this question alone that loses its own each time.
+            // Whoever holds the session that listens says so, unless it is this question alone that loses its own each time.
             Err(error) if error.is_lost() && self.sweeps.lost.insert(id) => {
                 tracing::debug!(watch = served.watch.name, %error, "a sweep was lost")
             }
