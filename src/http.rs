@@ -1,7 +1,7 @@
 //! Our own HTTP listener: `/healthz`, `/readyz`, `/metrics`, `/api/status`, and the status page. It changes nothing.
 //!
-//! What a request passes, from outside in: the limits of a connection ([`connection`]), the method and the length of what it
-//! asks for, the token ([`token`]), the name that it is for ([`host`]); and on its way out what is not told ([`hide`]).
+//! What a request passes, from outside in: the limits of a connection (`connection`), the method and the length of what it
+//! asks for, the token (`token`), the name that it is for (`host`); and on its way out what is not told (`hide`).
 
 mod bind;
 mod connection;

@@ -1,7 +1,7 @@
 //! Connections: how they are taken, what each of them may cost, and how it ends.
 //!
 //! Whoever connects may be anybody. A connection costs a bounded number of bytes, has a bounded time for a request, and a bounded
-//! time for taking its answer; there is a bounded number of them, and when all are taken nobody is kept out ([`places`]).
+//! time for taking its answer; there is a bounded number of them, and when all are taken nobody is kept out (`places`).
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
