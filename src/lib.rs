@@ -35,7 +35,7 @@
 //!    [`status`] say how it is; [`cli`] is the command line. [`ruletest`] runs a configuration's rules without any of it, in virtual time.
 //!
 //! Pure modules, which know no clock, no I/O and no tokio: [`severity`], [`evaluate`], [`storm`], [`coalesce`], [`lookup`], [`json`],
-//! [`retry`], [`pusher::sign`], [`pusher::encrypt`],
+//! [`plain`], [`retry`], [`pusher::sign`], [`pusher::encrypt`],
 //! [`pusher::classify`], [`pusher::body`], [`event::channel`], [`dispatch::lanes`], [`dispatch::gate`],
 //! [`db::dsn`], [`db::sslmode`], [`db::authentication`], [`source::payload`], [`journal::trigger`], [`journal::fold`], [`ruletest::simulate`].
 //!
@@ -78,5 +78,7 @@ pub mod db;
 pub mod error;
 pub mod json;
 pub mod logging;
+pub mod memory;
 pub mod pem;
+pub mod plain;
 pub mod version;

@@ -480,15 +480,33 @@ static PUBLISH: Table = Table {
 };
 
 static HTTP: Table = Table {
-    about: "Health and status over HTTP. Nobody is asked who is there: keep it on loopback, or behind a proxy.",
+    about: "Health, metrics and the status page over HTTP. Nothing can be changed there. Without `token` nobody is asked who is \
+            there: keep it on loopback, on a Unix socket, or behind a proxy. [operating.md](operating.md) says more.",
     keys: &[
         Key::new("enabled", Boolean, Value("true"), "Whether there is any.").reload(Reload::Restart),
         Key::new(
             "listen",
             Text,
             Value("\"127.0.0.1:9786\""),
-            "An address and a port. Port 0 takes any free one; the log says which.",
+            "An address and a port. Port 0 takes any free one; the log says which. Or a Unix socket by its whole path, \
+             `\"unix:/run/items-listen/http.sock\"`, open to the daemon's user and group (mode 660).",
         )
         .reload(Reload::Restart),
+        Key::new(
+            "token",
+            Secret,
+            Unset("nobody is asked"),
+            "What whoever asks has to know, except for `/healthz` and `/readyz`: sent as `Authorization: Bearer …`, or by a browser \
+             as the password of any user. Or give `token_file`.",
+        ),
+        Key::new("token_file", SecretFile, Unset("none"), "A file that holds the token."),
+        Key::new(
+            "hide",
+            Words(&["keys", "counts"]),
+            Unset("nothing is hidden"),
+            "What the page, `/api/status`, `/api/live` and `/metrics` do not tell. `keys`: keys, and every text in which one may \
+             stand: messages, channels, errors. `counts`: readings, thresholds and percentages, and how many keys there are and \
+             are open.",
+        ),
     ],
 };

@@ -18,6 +18,9 @@ pub(super) fn rehearse(root: &mut Node) {
     if let Some(database) = table_of(entries, "database") {
         database.retain(|entry| entry.key != "url_file");
     }
+    if let Some(http) = table_of(entries, "http") {
+        http.retain(|entry| entry.key != "token_file");
+    }
     for endpoint in table_of(entries, "endpoints").into_iter().flatten() {
         without_files(&mut endpoint.node);
     }

@@ -276,6 +276,7 @@ impl Connector {
              SET row_security = off; SET synchronous_commit = on; SET search_path = pg_catalog, pg_temp; \
              SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET lock_timeout = '{lock}'; SET statement_timeout = '{statement}'; \
              SET idle_in_transaction_session_timeout = '{idle_in_transaction}'; SET client_min_messages = warning; \
+             SET standard_conforming_strings = on; \
              SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
              SET tcp_user_timeout = '30s';"
         );

@@ -59,6 +59,7 @@ ids! {
     File {
         ConfigFile = "config-file",
         FileMode = "file-mode",
+        HttpOpen = "http-open",
         ChannelSeparator = "channel-separator",
         RuleNeverFires = "rule-never-fires",
         EndpointUnused = "endpoint-unused",
@@ -97,6 +98,7 @@ ids! {
         Ownership = "ownership",
         RowSecurity = "row-security",
         Triggers = "triggers",
+        TriggerFunctions = "trigger-functions",
         Drift = "drift",
         Interrupted = "interrupted",
     }
