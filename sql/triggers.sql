@@ -11,6 +11,9 @@
 -- * No sequence is touched, no table is read but the statement's own rows, no counter row is locked.
 -- * Keys, condition and measure are computed in a block that writes nothing and cannot fail the writer: an error
 --   leaves a marker, and the watch is counted anew.
+-- * Our own tables are locked in that block as well, at once or not at all: the INSERT that follows finds its lock held, and
+--   never waits. What cannot be journalled leaves a marker, too; and if not even that can be written, a WARNING, and the
+--   statement goes on (docs/sources-and-triggers.md).
 -- * A statement of one row, the usual one, is read into plain variables: arrays, aggregation and unnest() would cost as
 --   much again as all the rest (docs/performance.md).
 -- * The doorbell rings (NOTIFY) only if a daemon waits for it, that is, holds the lock exclusively. Test and
@@ -19,6 +22,7 @@
 -- {function insert}
 CREATE OR REPLACE FUNCTION items_listen.watch_{id}_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
+-- Edition {edition} of these functions.
 #variable_conflict use_column
 DECLARE
     _key   text;                                                                                                       --? counts
@@ -53,6 +57,7 @@ BEGIN
         END IF;                                                                                                        --? counts
         SELECT array_agg({key}), array_agg(NULL::json), array_agg(r.row) INTO _changed, _old, _new                     --? changes
         FROM (SELECT {parts} AS key, {row} AS row FROM new_rows WHERE {where}) AS r;                                   --? changes
+        {lock}
     EXCEPTION WHEN OTHERS THEN
         _error := SQLSTATE;
     END;
@@ -63,6 +68,7 @@ $items_listen$;
 -- {function delete}
 CREATE OR REPLACE FUNCTION items_listen.watch_{id}_delete() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
+-- Edition {edition} of these functions.
 #variable_conflict use_column
 DECLARE
     _key   text;                                                                                                       --? counts
@@ -97,6 +103,7 @@ BEGIN
         END IF;                                                                                                        --? counts
         SELECT array_agg({key}), array_agg(r.row), array_agg(NULL::json) INTO _changed, _old, _new                     --? changes
         FROM (SELECT {parts} AS key, {row} AS row FROM old_rows WHERE {where}) AS r;                                   --? changes
+        {lock}
     EXCEPTION WHEN OTHERS THEN
         _error := SQLSTATE;
     END;
@@ -107,6 +114,7 @@ $items_listen$;
 -- {function update}
 CREATE OR REPLACE FUNCTION items_listen.watch_{id}_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
+-- Edition {edition} of these functions.
 #variable_conflict use_column
 DECLARE
     _key   text;                                                                                                       --? counts
@@ -180,6 +188,7 @@ BEGIN
               ON n.id = o.id                                                                                           --? changes
               WHERE n.columns IS DISTINCT FROM o.columns                                                               --? changes, columns
              ) AS r WHERE r.what IN ({wanted});                                                                        --? changes
+        {lock}
     EXCEPTION WHEN OTHERS THEN
         _error := SQLSTATE;
     END;
@@ -190,20 +199,39 @@ $items_listen$;
 -- {function truncate}
 CREATE OR REPLACE FUNCTION items_listen.watch_{id}_truncate() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
+-- Edition {edition} of these functions.
+DECLARE
+    _error text := 'a TRUNCATE';
 BEGIN
+    {marker}
     INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'truncate');
     {ring}
     RETURN NULL;
 END
 $items_listen$;
 
--- {write}
-IF _error IS NOT NULL THEN
-        INSERT INTO items_listen.marker (watch, reason, sqlstate) VALUES ({id}, 'broken', _error);
-    ELSE
-        IF _key IS NULL AND _keys IS NULL THEN RETURN NULL; END IF;                                                    --? counts, not changes
+-- {lock}
+IF _key IS NULL AND _keys IS NULL THEN RETURN NULL; END IF;                                                            --? counts, not changes
         IF _changed IS NULL THEN RETURN NULL; END IF;                                                                  --? changes, not counts
         IF _key IS NULL AND _keys IS NULL AND _changed IS NULL THEN RETURN NULL; END IF;                               --? counts, changes
+        LOCK TABLE items_listen.journal IN ROW EXCLUSIVE MODE NOWAIT;                                                  --? counts, not changes
+        LOCK TABLE items_listen.change IN ROW EXCLUSIVE MODE NOWAIT;                                                   --? changes, not counts
+        LOCK TABLE items_listen.journal, items_listen.change IN ROW EXCLUSIVE MODE NOWAIT;                             --? counts, changes
+
+-- {marker}
+BEGIN
+        LOCK TABLE items_listen.marker IN ROW EXCLUSIVE MODE NOWAIT;
+    EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'items-listen can write neither its journal nor its table marker (% after %): what this statement did to % is not counted', SQLSTATE, _error, TG_RELID::regclass
+            USING HINT = 'When both can be written again: items-listen recount';
+        RETURN NULL;
+    END;
+
+-- {write}
+IF _error IS NOT NULL THEN
+        {marker}
+        INSERT INTO items_listen.marker (watch, reason, sqlstate) VALUES ({id}, 'broken', _error);
+    ELSE
         IF _key IS NOT NULL THEN                                                                                       --? counts
             INSERT INTO items_listen.journal (generation, key, rows) VALUES ({generation}, _key, {delta});             --? counts, not sum
             INSERT INTO items_listen.journal (generation, key, rows, sum) VALUES ({generation}, _key, {delta}, _sum);  --? sum

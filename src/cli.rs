@@ -28,6 +28,7 @@ use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
 use crate::error::Error;
 use crate::logging::LogFormat;
+use crate::plain::plain;
 use crate::version;
 use deliveries::Filter;
 
@@ -211,6 +212,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
+    crate::memory::keep_private();
     let cli = Cli::parse();
     if cli.trigger.trigger.is_some() && cli.command.is_some() {
         use clap::CommandFactory as _;
@@ -233,7 +235,7 @@ pub fn main() -> ExitCode {
 }
 
 fn complain(error: &Error) -> ExitCode {
-    eprintln!("items-listen: {error}");
+    complain_of("items-listen", error);
     ExitCode::from(error.exit_code())
 }
 
@@ -320,11 +322,18 @@ fn print_bytes(bytes: &[u8]) {
     let _closed = out.write_all(bytes).and_then(|()| out.flush());
 }
 
-/// What comes from a database or an endpoint must not steer the terminal.
-fn plain(text: &str) -> String {
-    // Marks that turn the direction of a text, or take no room, would make one name look like another.
-    let steers = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-    text.chars().map(|c| if c.is_control() || steers(c) { '\u{fffd}' } else { c }).collect()
+/// The same for a program, as JSON: on a terminal it steers no more than what a person reads.
+fn print_json(value: &impl serde::Serialize) {
+    print(&crate::plain::json(&serde_json::to_string(value).unwrap_or_default()));
+}
+
+/// What went wrong, on stderr and on one line; what the database says of it may hold anything.
+fn complain_of(what: &str, error: &Error) {
+    match error {
+        // One line for each mistake.
+        Error::Config(mistakes) => mistakes.iter().for_each(|mistake| eprintln!("{what}: {}", plain(&mistake.to_string()))),
+        error => eprintln!("{what}: {}", plain(&error.to_string())),
+    }
 }
 
 #[cfg(test)]

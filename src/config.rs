@@ -8,7 +8,9 @@
 pub mod document;
 pub mod effective;
 pub mod environment;
+pub mod exposure;
 pub mod keys;
+pub mod listen;
 pub mod read;
 mod read_endpoint;
 mod read_rule;
@@ -22,13 +24,16 @@ pub mod secret;
 pub(crate) mod secret_file;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::{Zeroize as _, Zeroizing};
+
 pub use document::Mistake;
 pub use effective::Effective;
+pub use listen::{Hide, Http, Listen};
+pub use reader::SecretPlaces;
 pub use secret::Secret;
 
 use crate::dispatch::rate::Rate;
@@ -50,7 +55,9 @@ pub struct Config {
     /// The watches, in the order of the file.
     pub watches: Vec<Arc<Watch>>,
     /// Health and status over HTTP; `None` where `enabled = false`.
-    pub http: Option<SocketAddr>,
+    pub http: Option<Http>,
+    /// Where its secrets are.
+    pub secret_places: SecretPlaces,
     /// Changes whenever anything in it does.
     pub hash: String,
 }
@@ -159,6 +166,8 @@ pub struct Pusher {
     pub secret: Secret,
     /// Whether the path of `url` is signed too (Soketi wants that).
     pub sign_path: bool,
+    /// Certificates of issuers that are accepted besides those that this machine knows.
+    pub issuers: Vec<rustls::pki_types::CertificateDer<'static>>,
 }
 
 /// What the command line says about where the configuration is.
@@ -187,8 +196,27 @@ const DEFAULT_FILES: [&str; 2] = ["config.toml", "/etc/items-listen/config.toml"
 /// # Errors
 /// [`Error::Config`] with everything that is wrong.
 pub fn load(location: &Location) -> Result<Config, Error> {
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
-    load_from(location, &environment)
+    load_from(location, &Environment::of_this_process().0)
+}
+
+/// The environment of this process, whose copy is overwritten when it is no longer needed.
+struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    fn of_this_process() -> Environment {
+        Environment(std::env::vars().collect())
+    }
+
+    /// What stands in the file given with `--env-file`, if one was.
+    fn borrowed(location: &Location) -> Result<Environment, Error> {
+        Ok(Environment(location.env_file.as_deref().map(environment::read_env_file).transpose()?.unwrap_or_default()))
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(|value| value.zeroize());
+    }
 }
 
 /// Loads the configuration, and tells of every key what it is and where that comes from.
@@ -196,10 +224,10 @@ pub fn load(location: &Location) -> Result<Config, Error> {
 /// # Errors
 /// [`Error::Config`] with everything that is wrong.
 pub fn load_effective(location: &Location) -> Result<(Config, Effective), Error> {
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
-    let (name, exists, text) = find(location, &environment)?;
-    let borrowed = location.env_file.as_deref().map(environment::read_env_file).transpose()?.unwrap_or_default();
-    read::effective(&name, exists, &text, &environment::Variables::new(&environment, &borrowed)).map_err(Error::Config)
+    let environment = Environment::of_this_process();
+    let (name, exists, text) = find(location, &environment.0)?;
+    let borrowed = Environment::borrowed(location)?;
+    read::effective(&name, exists, &text, &environment::Variables::new(&environment.0, &borrowed.0)).map_err(Error::Config)
 }
 
 /// Loads the configuration from the given environment.
@@ -208,16 +236,19 @@ pub fn load_effective(location: &Location) -> Result<(Config, Effective), Error>
 /// [`Error::Config`] with everything that is wrong.
 pub fn load_from(location: &Location, environment: &BTreeMap<String, String>) -> Result<Config, Error> {
     let (name, exists, text) = find(location, environment)?;
-    let borrowed = location.env_file.as_deref().map(environment::read_env_file).transpose()?.unwrap_or_default();
-    read::config(&name, exists, &text, &environment::Variables::new(environment, &borrowed)).map_err(Error::Config)
+    let borrowed = Environment::borrowed(location)?;
+    let variables = environment::Variables::new(environment, &borrowed.0);
+    let mut config = read::config(&name, exists, &text, &variables).map_err(Error::Config)?;
+    config.secret_places.env_file.clone_from(&location.env_file);
+    Ok(config)
 }
 
 /// The name of the file, whether there is one, and its text.
-fn find(location: &Location, environment: &BTreeMap<String, String>) -> Result<(String, bool, String), Error> {
+fn find(location: &Location, environment: &BTreeMap<String, String>) -> Result<(String, bool, Zeroizing<String>), Error> {
     let named = location.config.clone().or_else(|| environment.get("ITEMS_LISTEN_CONFIG").map(PathBuf::from));
     match named.or_else(|| DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.exists())) {
-        Some(path) => Ok((path.display().to_string(), true, read_file(&path)?)),
-        None => Ok(("(no configuration file)".to_owned(), false, String::new())),
+        Some(path) => Ok((path.display().to_string(), true, Zeroizing::new(read_file(&path)?))),
+        None => Ok(("(no configuration file)".to_owned(), false, Zeroizing::default())),
     }
 }
 
@@ -227,7 +258,7 @@ fn find(location: &Location, environment: &BTreeMap<String, String>) -> Result<(
 /// # Errors
 /// [`Error::Config`] with everything that is wrong.
 pub fn load_rehearsal(path: &Path, env_file: Option<&Path>, environment: &BTreeMap<String, String>) -> Result<Config, Error> {
-    let text = read_file(path)?;
+    let text = Zeroizing::new(read_file(path)?);
     let borrowed = env_file.map(environment::read_env_file).transpose()?.unwrap_or_default();
     let variables = environment::Variables::new(environment, &borrowed);
     read::rehearsal(&path.display().to_string(), &text, &variables).map_err(Error::Config)

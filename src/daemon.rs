@@ -5,6 +5,7 @@
 //! rolling restart inside the process: the next daemon is built whole, the session of the one before it ends in order,
 //! and what that one has under way it finishes beside its successor, as another replica would.
 
+mod doubt;
 pub mod folds;
 pub mod health;
 mod housekeeping;
@@ -16,18 +17,18 @@ mod start;
 mod summary;
 pub mod systemd;
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::chaos::point;
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, exposure};
 use crate::db::explain;
 use crate::db::pool::Pool;
 use crate::db::schema::Schema;
@@ -35,6 +36,7 @@ use crate::db::session::Connector;
 use crate::dispatch::{Context, Dispatch, Running, lock};
 use crate::engine::Received;
 use crate::error::Error;
+use crate::http::Bound;
 use crate::metrics::{self, Exporter};
 use crate::retry::Retry;
 use health::Health;
@@ -89,9 +91,11 @@ pub struct Process {
     /// Whoever started this process, and watches over it.
     pub supervisor: Arc<Supervisor>,
     /// Readings that were received and are not yet committed: they outlive the session that heard them.
-    pub readings: Arc<Mutex<Vec<Received>>>,
+    pub readings: Arc<Mutex<VecDeque<Received>>>,
     /// The names under which this process is, or was, in the database: one per configuration.
     pub instances: Arc<Mutex<Vec<Uuid>>>,
+    /// Our own tables could not be used: statements may have gone unnoticed.
+    pub doubt: Arc<AtomicBool>,
     /// Cancelled when the process is to end.
     pub stop: CancellationToken,
 }
@@ -145,13 +149,9 @@ impl Current {
 ///
 /// # Errors
 /// A configuration that names no database, or a schema that is newer than the program.
-pub async fn run(
-    config: Config,
-    http: Option<(TcpListener, Exporter)>,
-    process: Process,
-    mut reloads: Reloads,
-) -> Result<(), Error> {
+pub async fn run(config: Config, http: Option<(Bound, Exporter)>, process: Process, mut reloads: Reloads) -> Result<(), Error> {
     let (mut daemon, mut running) = Daemon::build(config, &process)?;
+    warn_of_what_is_open(&daemon.config);
     let current = Current(Arc::new(Mutex::new(daemon.clone())));
     let http = http.map(|(listener, exporter)| crate::http::serve(listener, current.clone(), exporter, process.stop.clone()));
     process.supervisor.status(&format!("connecting to {}", daemon.connector.describe()));
@@ -181,6 +181,22 @@ pub async fn run(
     }
     tracing::info!("stopped");
     ended
+}
+
+/// Says which files others may read or change, and whether other machines may ask our listener.
+fn warn_of_what_is_open(config: &Config) {
+    for exposed in exposure::of(config) {
+        let file = exposed.file.display().to_string();
+        tracing::warn!(
+            file,
+            error = exposed.what,
+            remedy = exposed.remedy,
+            "a file of secrets or of the configuration is open to others"
+        );
+    }
+    if let Some(http) = config.http.as_ref().filter(|http| http.token.is_none() && !http.listen.is_local()) {
+        tracing::warn!(addr = http.listen.to_string(), "[http] other machines may reach it, and nobody is asked for a token");
+    }
 }
 
 /// After a reload: what is under way may take as long as it is leased, unless the process is to end.
@@ -245,6 +261,7 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
             Err(error @ (Error::SchemaTooNew { .. } | Error::Config(_))) => return Err(error),
             Err(error) => error,
         };
+        doubt::note(daemon, &error).await;
         metrics::connected(false);
         // If one connection was silent, so may the others be.
         daemon.pool.renew();

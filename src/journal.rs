@@ -9,7 +9,9 @@
 pub mod columns;
 pub mod definition;
 pub mod fold;
+pub mod functions;
 pub mod install;
+pub mod locking;
 pub mod reads;
 pub mod recount;
 pub mod retire;

@@ -1,44 +1,89 @@
-//! Reading JSON that PostgreSQL wrote: its numbers may be larger than any that we have.
+//! Reading JSON that PostgreSQL wrote: its numbers may be larger than any that we have, a column of type `json` may be nested
+//! deeper than can be read, and hold halves of a character (`\ud800`).
 //!
 //! Pure.
 
 use serde_json::{Map, Value};
 
-/// An object. A number that does not fit is given as text, rather than nothing at all.
+/// A value that is nested deeper is given as text.
+const DEPTH_MAX: usize = 100;
+
+/// An object. A number that does not fit, and a value that is nested too deep, are given as text, and half a character is
+/// U+FFFD: nothing that somebody wrote into one column takes the others away.
 ///
 /// # Errors
-/// It is no object, or is nested deeper than can be read.
+/// It is no object.
 pub fn object(text: &str) -> Result<Map<String, Value>, String> {
-    serde_json::from_str(text)
-        .or_else(|_| serde_json::from_str(&with_large_numbers_quoted(text)))
-        .map_err(|error| error.to_string())
+    serde_json::from_str(text).or_else(|_| serde_json::from_str(&readable(text))).map_err(|error| error.to_string())
 }
 
-fn with_large_numbers_quoted(text: &str) -> String {
-    /// Longer ones, and those with an exponent, may be too large; shorter ones are not.
-    const DIGITS_SAFE: usize = 15;
-    let mut quoted = String::with_capacity(text.len());
-    let mut rest = text;
+fn readable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let (mut rest, mut depth, mut deepest) = (text, 0_usize, 0);
+    // Where the value of a column begins, here and there.
+    let mut begun = (0, 0);
     while let Some(c) = rest.chars().next() {
+        let at = text.len() - rest.len();
         let taken = match c {
             '"' => string_length(rest),
-            '-' | '0'..='9' => {
-                let length = rest.find(|c: char| !c.is_ascii_digit() && !"+-.eE".contains(c)).unwrap_or(rest.len());
-                let number = &rest[..length];
-                let is_large = length > DIGITS_SAFE || number.contains(['e', 'E']);
-                if is_large && serde_json::from_str::<Value>(number).is_err() {
-                    quoted.push_str(&format!("\"{number}\""));
-                    rest = &rest[length..];
-                    continue;
-                }
-                length
-            }
+            '-' | '0'..='9' => rest.find(|c: char| !c.is_ascii_digit() && !"+-.eE".contains(c)).unwrap_or(rest.len()),
             _ => c.len_utf8(),
         };
-        quoted.push_str(&rest[..taken]);
-        rest = &rest[taken..];
+        let (token, after) = rest.split_at(taken);
+        rest = after;
+        match c {
+            '"' => shown.push_str(&whole_characters(token)),
+            '-' | '0'..='9' if is_large(token) => shown.push_str(&format!("\"{token}\"")),
+            '{' | '[' => {
+                if depth == 1 {
+                    (begun, deepest) = ((at, shown.len()), depth);
+                }
+                depth += 1;
+                deepest = deepest.max(depth);
+                shown.push(c);
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                shown.push(c);
+                if depth == 1 && deepest > DEPTH_MAX {
+                    shown.truncate(begun.1);
+                    shown.push_str(&Value::from(&text[begun.0..=at]).to_string());
+                }
+            }
+            _ => shown.push_str(token),
+        }
     }
-    quoted
+    shown
+}
+
+fn is_large(number: &str) -> bool {
+    /// Longer ones, and those with an exponent, may be too large; shorter ones are not.
+    const DIGITS_SAFE: usize = 15;
+    (number.len() > DIGITS_SAFE || number.contains(['e', 'E'])) && serde_json::from_str::<Value>(number).is_err()
+}
+
+/// A text in quotes in which what is escaped is whole: a high surrogate that no low one follows, or the reverse, is none.
+fn whole_characters(quoted: &str) -> String {
+    let unit = |text: &str| u32::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok();
+    let mut whole = String::with_capacity(quoted.len());
+    let mut rest = quoted;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        whole.push_str(before);
+        let taken = match unit(escape) {
+            Some(0xd800..0xdc00) if matches!(escape.get(6..).and_then(unit), Some(0xdc00..0xe000)) => 12,
+            Some(0xd800..0xe000) => {
+                whole.push('\u{fffd}');
+                rest = &escape[6..];
+                continue;
+            }
+            Some(_) => 6,
+            None => 1 + escape[1..].chars().next().map_or(0, char::len_utf8),
+        };
+        whole.push_str(&escape[..taken]);
+        rest = &escape[taken..];
+    }
+    whole + rest
 }
 
 /// How many bytes the text in quotes has that a text begins with.
@@ -57,6 +102,7 @@ fn string_length(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
@@ -69,6 +115,22 @@ mod tests {
         );
         let long = format!("1{}", "0".repeat(400));
         assert_eq!(read(&format!("{{\"a\": {long}}}")), Ok(json!({"a": long})));
+        let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+        assert_eq!(
+            read(&format!(r#"{{"a": {{"b": [[7]]}}, "c": {deep}, "d": 1}}"#)),
+            Ok(json!({"a": {"b": [[7]]}, "c": deep, "d": 1}))
+        );
+        assert_eq!(
+            read(r#"{"a": "\ud800x \udc00 \ud83e\udd80 \ud83e\\ud83e \\ud800 \u0000", "n": 1e400}"#),
+            Ok(json!({"a": "\u{fffd}x \u{fffd} 🦀 \u{fffd}\\ud83e \\ud800 \u{0}", "n": "1e400"}))
+        );
         assert!(object("[1]").is_err() && object("").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_nothing_panics(text in "[-\\[\\]{}\"\\\\ud8c09:,1eE. \u{e9}]{0,60}") {
+            let _either = object(&text);
+        }
     }
 }

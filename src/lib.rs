@@ -35,9 +35,9 @@
 //!    [`status`] say how it is; [`cli`] is the command line. [`ruletest`] runs a configuration's rules without any of it, in virtual time.
 //!
 //! Pure modules, which know no clock, no I/O and no tokio: [`severity`], [`evaluate`], [`storm`], [`coalesce`], [`lookup`], [`json`],
-//! [`retry`], [`pusher::sign`], [`pusher::encrypt`],
+//! [`plain`], [`retry`], [`pusher::sign`], [`pusher::encrypt`],
 //! [`pusher::classify`], [`pusher::body`], [`event::channel`], [`dispatch::lanes`], [`dispatch::gate`],
-//! [`source::payload`], [`journal::trigger`], [`journal::fold`], [`ruletest::simulate`].
+//! [`db::dsn`], [`db::sslmode`], [`db::authentication`], [`source::payload`], [`journal::trigger`], [`journal::fold`], [`ruletest::simulate`].
 //!
 //! SQL that a DBA should read is in `sql/`: the tables, the triggers, the fold, the recount, the poll. The invariants of
 //! each transaction and lock are at the head of the module that owns it; why things are as they are is in
@@ -78,4 +78,7 @@ pub mod db;
 pub mod error;
 pub mod json;
 pub mod logging;
+pub mod memory;
+pub mod pem;
+pub mod plain;
 pub mod version;

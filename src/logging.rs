@@ -17,6 +17,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::plain::plain;
+
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -100,23 +102,18 @@ where
             line.insert("level".into(), Value::from(level.as_str().to_lowercase()));
             line.insert("msg".into(), Value::from(fields.message));
             line.extend(fields.others);
-            return writeln!(writer, "{}", Value::Object(line));
+            return writeln!(writer, "{}", crate::plain::json(&Value::Object(line).to_string()));
         }
         let clock = now.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string();
-        write!(writer, "{clock} {} {}", coloured(level, writer.has_ansi_escapes()), escaped(&fields.message))?;
+        write!(writer, "{clock} {} {}", coloured(level, writer.has_ansi_escapes()), plain(&fields.message))?;
         for (name, value) in fields.others {
             match value {
-                Value::String(text) => write!(writer, "  {name}={}", escaped(&text))?,
+                Value::String(text) => write!(writer, "  {name}={}", plain(&text))?,
                 other => write!(writer, "  {name}={other}")?,
             }
         }
         writeln!(writer)
     }
-}
-
-/// What comes from a database or an endpoint must not steer the terminal.
-fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 fn coloured(level: &Level, colours: bool) -> String {

@@ -4,4 +4,6 @@ pub mod body;
 pub mod classify;
 pub mod client;
 pub mod encrypt;
+pub mod route;
 pub mod sign;
+mod tls;

@@ -164,6 +164,9 @@ impl KeyColumns {
     }
 }
 
+/// So many bytes a name in PostgreSQL has at most: a longer one would be cut, and be another's.
+const NAME_BYTES_MAX: usize = 63;
+
 /// The name of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
@@ -190,6 +193,10 @@ impl Relation {
                 None if after.is_empty() => break,
                 None => return Err(wrong()),
             }
+        }
+        if let Some(part) = parts.iter().find(|part| part.len() > NAME_BYTES_MAX || part.contains('\0')) {
+            let part = part.escape_debug();
+            return Err(format!("\"{part}\" is no name; PostgreSQL's have at most {NAME_BYTES_MAX} bytes, and no NUL"));
         }
         match <[String; 2]>::try_from(parts) {
             Ok([schema, name]) => Ok(Relation { schema, name }),
@@ -409,6 +416,9 @@ mod tests {
         assert_eq!(parse("items"), Ok(r#""public"."items""#.into()));
         assert_eq!(parse("shop.Items"), Ok(r#""shop"."Items""#.into()));
         assert_eq!(parse(r#""a.b"."c""d""#), Ok(r#""a.b"."c""d""#.into()));
+        let (fits, long) = ("é".repeat(31), "é".repeat(32));
+        assert_eq!(parse(fits.as_str()), Ok(format!("\"public\".\"{fits}\"")));
+        assert!(parse(long.as_str()).is_err() && parse("a\0b").is_err());
         for bad in ["", ".", "a.", "a.b.c", "\"a", "a\"b\"", "\"\".x"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

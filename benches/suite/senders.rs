@@ -135,6 +135,7 @@ pub fn client(sink: &Sink) -> Client {
         key: KEY.to_owned(),
         secret: Secret::new(SECRET),
         sign_path: false,
+        issuers: Vec::new(),
     };
     Client::new(&pusher, Duration::from_secs(10)).expect("a client")
 }

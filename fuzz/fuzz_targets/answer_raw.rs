@@ -64,6 +64,7 @@ fn set_up() -> Stage {
         key: "key".to_owned(),
         secret: Secret::new("secret"),
         sign_path: false,
+        issuers: Vec::new(),
     };
     let client = Client::new(&pusher, TIMEOUT).expect("a client");
     Stage { runtime, listener, client }

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use super::deliveries::{PAGE, in_pages};
-use super::{plain, print};
+use super::{plain, print, print_json};
 use crate::config::Config;
 use crate::db::schema::Schema;
 use crate::db::session::Purpose;
@@ -82,9 +82,10 @@ struct Line {
     read_at: Option<Timestamp>,
 }
 
-/// The columns of [`Line`].
+/// The columns of [`Line`]. `read_at` is the application's, who may say infinity: it is shown as the nearest time that there is.
 const LINES: &str = "SELECT a.id, a.watch, a.key, a.severity, a.peak, a.count, a.threshold, a.percent, a.message, a.raised_at,
-                            a.changed_at, a.resolved_at, a.reason, a.read_at
+                            a.changed_at, a.resolved_at, a.reason,
+                            CASE WHEN a.read_at IS NOT NULL THEN greatest(least(a.read_at, '9999-12-01 00:00:00+00'), '0001-01-01 00:00:00+00') END
                      FROM items_listen.alert a";
 
 /// The filter as an SQL condition on `a`: a watch, and columns of the key with their values as text.
@@ -174,7 +175,7 @@ pub(super) async fn list(config: &Config, args: &List) -> Result<u8, Error> {
         [&args.filter.watch, &names, &values, &args.open, &args.unread, &args.severity, &args.limit.max(0)];
     let lines: Vec<Line> = client.query(sql.as_str(), &parameters).await?.iter().map(Line::read).collect();
     if args.json {
-        lines.iter().for_each(|line| print(&serde_json::to_string(line).unwrap_or_default()));
+        lines.iter().for_each(print_json);
     } else if lines.is_empty() {
         print("no such alerts");
     } else {
@@ -246,7 +247,7 @@ mod tests {
     #[test]
     fn columns_are_aligned_and_steer_no_terminal() {
         let lines = vec![["a", "b\u{1b}[31m", "c"], ["long", "ü", ""]].into_iter().map(|line| line.map(str::to_owned)).collect();
-        assert_eq!(aligned(lines), ["a     b\u{fffd}[31m  c", "long  ü"]);
+        assert_eq!(aligned(lines), ["a     b\\u{1b}[31m  c", "long  ü"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It changes nothing: what it asks the database is read only, rolled back, or a notification to itself.
 
 mod database;
+mod encryption;
 mod endpoints;
 mod file;
 mod finding;

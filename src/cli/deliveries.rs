@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{duration, plain, print};
+use super::{duration, plain, print, print_json};
 use crate::config::Config;
 use crate::db::session::Purpose;
 use crate::error::Error;
@@ -117,7 +117,7 @@ pub(super) async fn list(config: &Config, filter: &Filter, state: Option<&str>, 
         [&filter.endpoint, &filter.watch, &filter.reason, &filter.older_than_seconds(), &state, &limit.max(0)];
     let rows = client.query(sql.as_str(), &parameters).await?;
     for line in rows.iter().map(Line::read) {
-        print(&if json { serde_json::to_string(&line).unwrap_or_default() } else { text(&line) });
+        if json { print_json(&line) } else { print(&text(&line)) }
     }
     if rows.is_empty() && !json {
         print("no such deliveries");
@@ -134,7 +134,11 @@ pub(super) async fn show(config: &Config, id: i64, json: bool) -> Result<u8, Err
         return Err(Error::Failed(format!("there is no delivery {id}; items-listen deliveries list shows those that there are")));
     };
     let line = Line::read(&row);
-    print(&if json { serde_json::to_string(&line).unwrap_or_default() } else { whole(&line) });
+    if json {
+        print_json(&line)
+    } else {
+        print(&whole(&line))
+    }
     Ok(0)
 }
 
@@ -154,8 +158,8 @@ fn text(line: &Line) -> String {
         line.attempts,
         plain(&line.watch),
         plain(&line.key.to_string()),
-        line.endpoint,
-        line.channels.join(" "),
+        plain(&line.endpoint),
+        plain(&line.channels.join(" ")),
         plain(&line.event),
     )
 }
@@ -179,7 +183,7 @@ fn whole(line: &Line) -> String {
         ("data", serde_json::to_string_pretty(body).unwrap_or_default()),
     ];
     // Line by line, so that what comes from elsewhere cannot steer the terminal.
-    let value = |text: &str| text.trim_end().lines().map(plain).collect::<Vec<_>>().join("\n          ");
+    let value = |text: &str| text.trim_end().split('\n').map(plain).collect::<Vec<_>>().join("\n          ");
     rows.iter().map(|(name, text)| format!("{name:8}  {}", value(text))).collect::<Vec<_>>().join("\n")
 }
 

@@ -13,8 +13,10 @@ pub(super) fn line(channel: &str, event: &str) -> String {
     let heard = match event.strip_prefix(r"App\Events\") {
         // Echo puts App.Events in front and turns every dot into a backslash.
         Some(class) => class.replace('\\', "."),
-        None => format!(".{}", event.replace('\\', r"\\")),
+        None => format!(".{event}"),
     };
+    // Whoever copies the line runs it: no name ends its text.
+    let heard = heard.replace('\\', r"\\").replace('\'', r"\'");
     format!("Echo.{method}('{name}').listen('{heard}', e => console.log(e))")
 }
 
@@ -36,6 +38,7 @@ mod tests {
             line("private-App.Models.User.1", r"Illuminate\Notifications\Events\BroadcastNotificationCreated"),
             "Echo.private('App.Models.User.1').notification(e => console.log(e))"
         );
+        assert_eq!(line("a", r"x'); \'"), r"Echo.channel('a').listen('.x\'); \\\'', e => console.log(e))");
         assert!(line("presence-room", "x").starts_with("Echo.join('room')"));
     }
 }

@@ -18,7 +18,8 @@ pub(super) fn run(location: &Location, table: Option<&str>) -> Result<u8, Error>
     super::print(configuration(&variables, table, &relation).trim_end());
     let env_file = location.env_file.as_deref().map_or(String::new(), |path| format!(" --env-file {}", path.display()));
     eprintln!(
-        "\nSave this as config.toml (items-listen init{env_file} > config.toml), then run:\n  items-listen{env_file} check"
+        "\nSave this as config.toml (items-listen init{env_file} > config.toml), then run:\n  chmod 600 config.toml\n  \
+         items-listen{env_file} check"
     );
     Ok(0)
 }

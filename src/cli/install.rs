@@ -73,14 +73,14 @@ pub(super) async fn run(config: &Config, args: &Install) -> Result<u8, Error> {
             Err(error) if error.exit_code() == 69 => return Err(error),
             Err(error) => {
                 failed += 1;
-                eprintln!("{}: {error}", watch.name);
+                super::complain_of(&watch.name, &error);
             }
         }
     }
     let names: Vec<String> = config.watches.iter().map(|watch| watch.name.clone()).collect();
     for (id, name) in retire::strangers(&client, &schema, &names, &[]).await? {
         retire::watch(&mut client, &schema, id, &name).await?;
-        super::print(&format!("{name}: removed, it is not in the configuration"));
+        super::print(&format!("{}: removed, it is not in the configuration", super::plain(&name)));
     }
     lock.release(&client).await;
     Ok(u8::from(failed > 0))
@@ -95,7 +95,7 @@ async fn patiently(
 ) -> Result<install::Installed, Error> {
     for _ in 0..ROUNDS {
         match install::ensure(client, schema, watch, baseline).await {
-            Err(error) if error.is_busy() => eprintln!("{}: {error}; trying again", watch.name),
+            Err(error) if error.is_busy() => eprintln!("{}: {}; trying again", watch.name, super::plain(&error.to_string())),
             done => return done,
         }
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -10,6 +9,7 @@ use crate::config::{Config, Location};
 use crate::daemon::reload::Reloads;
 use crate::daemon::{self, Process};
 use crate::error::Error;
+use crate::http::Bound;
 
 /// Runs the daemon until SIGTERM or SIGINT; SIGHUP reloads the configuration from where it came.
 pub(super) async fn run(location: &Location, config: Config) -> Result<u8, Error> {
@@ -18,15 +18,13 @@ pub(super) async fn run(location: &Location, config: Config) -> Result<u8, Error
     let process = Process::default();
     let reloads =
         heed_signals(location.settled(&config), &process).map_err(|error| Error::Failed(format!("signals: {error}")))?;
-    let http = match config.http {
+    let http = match &config.http {
         None => None,
-        Some(address) => {
-            let cannot = |error| Error::Failed(format!("http.listen: {address} cannot be bound: {error}"));
-            let listener = TcpListener::bind(address).await.map_err(cannot)?;
-            let bound = listener.local_addr().map_err(cannot)?;
+        Some(http) => {
+            let bound = Bound::bind(&http.listen).await?;
             tracing::info!(addr = bound.to_string(), "listening for HTTP");
             // Nobody can ask for metrics where there is no listener: then nothing is counted.
-            Some((listener, crate::metrics::begin()?))
+            Some((bound, crate::metrics::begin()?))
         }
     };
     tracing::info!(version = crate::version::VERSION, watches = config.watches.len(), config = config.file, "starting");

@@ -51,7 +51,7 @@ pub(super) async fn run(config: &Config, args: Show) -> Result<u8, Error> {
 }
 
 fn json(status: &Status) -> String {
-    serde_json::to_string(status).unwrap_or_default()
+    crate::plain::json(&serde_json::to_string(status).unwrap_or_default())
 }
 
 /// The status; with the worst keys, where a person reads it.

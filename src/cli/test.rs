@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{plain, print};
+use super::{plain, print, print_json};
 use crate::config::{self, Location, Mistake};
 use crate::error::Error;
 use crate::ruletest::{self, Outcome, read, report};
@@ -29,7 +29,7 @@ pub(super) fn run(location: &Location, files: &[PathBuf], json: bool) -> Result<
     }
     for (file, outcome) in &all {
         if json {
-            print(&report::json(&file.display().to_string(), outcome).to_string());
+            print_json(&report::json(&file.display().to_string(), outcome));
         } else {
             report::text(outcome).iter().for_each(|line| print(&plain(line)));
         }

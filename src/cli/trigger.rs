@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{TriggerArgs, echo, plain, print};
+use super::{TriggerArgs, echo, plain, print, print_json};
 use crate::config::{Config, Endpoint, Install, Target};
 use crate::db::migrate::{self, InstallLock};
 use crate::db::pool::Pool;
@@ -373,7 +373,7 @@ fn note(delivered: &mut Delivered, answer: &Answer, verdict: Verdict) {
 
 async fn show(config: &Config, report: &Report, args: &TriggerArgs) {
     if args.json {
-        print(&serde_json::to_string(report).unwrap_or_default());
+        print_json(report);
         return;
     }
     let percent = report.percent.map_or(String::new(), |percent| format!(" ({percent} %)"));
@@ -384,10 +384,15 @@ async fn show(config: &Config, report: &Report, args: &TriggerArgs) {
     }
     for delivered in &report.deliveries {
         let outcome = if args.dry_run { "dry run, not sent".to_owned() } else { outcome(delivered) };
-        print(&format!("{}{percent} → {}, {}, {outcome}", report.severity, delivered.endpoint, delivered.channels.join(" ")));
+        print(&format!(
+            "{}{percent} → {}, {}, {outcome}",
+            report.severity,
+            plain(&delivered.endpoint),
+            delivered.channels.join(" ")
+        ));
         for channel in &delivered.channels {
             let audience = if args.dry_run { None } else { audience(config, &delivered.endpoint, channel).await };
-            print(&format!("  {}{}", echo::line(channel, &delivered.event), audience.unwrap_or_default()));
+            print(&format!("  {}{}", plain(&echo::line(channel, &delivered.event)), audience.unwrap_or_default()));
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroize as _;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +77,18 @@ pub struct Entry {
     pub origin: Origin,
     /// Its value.
     pub node: Node,
+}
+
+impl Node {
+    /// Overwrites every text in the tree, for one of them may be a secret. The tree is of no use afterwards.
+    pub fn erase(&mut self) {
+        match &mut self.value {
+            Value::Table(entries) => entries.iter_mut().for_each(|entry| entry.node.erase()),
+            Value::Array(items) => items.iter_mut().for_each(Node::erase),
+            Value::String(text) | Value::Datetime(text) => text.zeroize(),
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => {}
+        }
+    }
 }
 
 impl Value {

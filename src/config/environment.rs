@@ -65,6 +65,7 @@ impl<'a> Variables<'a> {
             ("dbname", Some(database)),
             ("user", self.get("DB_USERNAME")),
             ("password", self.get("DB_PASSWORD")),
+            ("sslmode", self.get("DB_SSLMODE")),
         ]))
     }
 
@@ -77,6 +78,20 @@ impl<'a> Variables<'a> {
             ("user", self.get("PGUSER")),
             ("password", self.get("PGPASSWORD")),
             ("sslmode", self.get("PGSSLMODE")),
+            ("sslrootcert", self.get("PGSSLROOTCERT")),
+            ("sslcert", self.get("PGSSLCERT")),
+            ("sslkey", self.get("PGSSLKEY")),
+            ("sslcrl", self.get("PGSSLCRL")),
+            ("sslsni", self.get("PGSSLSNI")),
+            ("sslnegotiation", self.get("PGSSLNEGOTIATION")),
+            ("ssl_min_protocol_version", self.get("PGSSLMINPROTOCOLVERSION")),
+            ("ssl_max_protocol_version", self.get("PGSSLMAXPROTOCOLVERSION")),
+            ("sslcertmode", self.get("PGSSLCERTMODE")),
+            ("channel_binding", self.get("PGCHANNELBINDING")),
+            ("require_auth", self.get("PGREQUIREAUTH")),
+            ("gssencmode", self.get("PGGSSENCMODE")),
+            ("requirepeer", self.get("PGREQUIREPEER")),
+            ("hostaddr", self.get("PGHOSTADDR")),
         ]);
         Some((named, pairs))
     }

@@ -36,6 +36,8 @@ pub enum Kind {
     Secret,
     /// The name of a file that holds a secret.
     SecretFile,
+    /// The name of a file that holds nothing secret.
+    File,
     /// true or false.
     Boolean,
     /// A whole number within bounds, both included.
@@ -117,7 +119,9 @@ pub fn tables_with(name: &str) -> Vec<String> {
 }
 
 use Fallback::{Depends, Required, Unset, Value};
-use Kind::{Address, Boolean, Data, Duration, Integer, Named, Overrides, Secret, SecretFile, Tables, Text, Texts, Word, Words};
+use Kind::{
+    Address, Boolean, Data, Duration, File, Integer, Named, Overrides, Secret, SecretFile, Tables, Text, Texts, Word, Words,
+};
 
 /// The whole file.
 pub static ROOT: Table = Table {
@@ -138,8 +142,8 @@ static DATABASE: Table = Table {
             Address,
             Unset("`DATABASE_URL`, `DB_URL`, `DB_*`, `PG*`"),
             "How to connect: a URL, or libpq's `host=… dbname=…`. It must lead to the server itself, not through a pooler in \
-             transaction mode. `sslmode` may be `disable`, `prefer`, `require` or `verify-full`; with `sslrootcert` a \
-             certificate is always verified.",
+             transaction mode. `sslmode` may be `disable`, `prefer`, `require`, `verify-ca` or `verify-full`; with `sslrootcert` a \
+             certificate is always verified. Those and the other parameters about TLS are in [tls.md](tls.md).",
         )
         .reload(Reload::Tried),
         Key::new("url_file", SecretFile, Unset("none"), "A file that holds the URL; without a directory a systemd credential, or a file beside the configuration. Excludes `url`.").reload(Reload::Tried),
@@ -221,6 +225,13 @@ static ENDPOINT: Table = Table {
             SecretFile,
             Unset("none"),
             "A file that holds the master key. Excludes `encryption_key`.",
+        ),
+        Key::new(
+            "ca_file",
+            File,
+            Unset("none: the issuers that this machine knows"),
+            "A file of further issuers' certificates (PEM), looked for as `secret_file` is, which are accepted besides those \
+             that this machine knows.",
         ),
         Key::new("sign_path", Boolean, Value("false"), "Whether a path in the URL is signed too, as Soketi wants it."),
         Key::new(
@@ -469,15 +480,33 @@ static PUBLISH: Table = Table {
 };
 
 static HTTP: Table = Table {
-    about: "Health and status over HTTP. Nobody is asked who is there: keep it on loopback, or behind a proxy.",
+    about: "Health, metrics and the status page over HTTP. Nothing can be changed there. Without `token` nobody is asked who is \
+            there: keep it on loopback, on a Unix socket, or behind a proxy. [operating.md](operating.md) says more.",
     keys: &[
         Key::new("enabled", Boolean, Value("true"), "Whether there is any.").reload(Reload::Restart),
         Key::new(
             "listen",
             Text,
             Value("\"127.0.0.1:9786\""),
-            "An address and a port. Port 0 takes any free one; the log says which.",
+            "An address and a port. Port 0 takes any free one; the log says which. Or a Unix socket by its whole path, \
+             `\"unix:/run/items-listen/http.sock\"`, open to the daemon's user and group (mode 660).",
         )
         .reload(Reload::Restart),
+        Key::new(
+            "token",
+            Secret,
+            Unset("nobody is asked"),
+            "What whoever asks has to know, except for `/healthz` and `/readyz`: sent as `Authorization: Bearer …`, or by a browser \
+             as the password of any user. Or give `token_file`.",
+        ),
+        Key::new("token_file", SecretFile, Unset("none"), "A file that holds the token."),
+        Key::new(
+            "hide",
+            Words(&["keys", "counts"]),
+            Unset("nothing is hidden"),
+            "What the page, `/api/status`, `/api/live` and `/metrics` do not tell. `keys`: keys, and every text in which one may \
+             stand: messages, channels, errors. `counts`: readings, thresholds and percentages, and how many keys there are and \
+             are open.",
+        ),
     ],
 };

@@ -1,21 +1,21 @@
 //! From the tree to a checked [`Config`].
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+
+use zeroize::Zeroizing;
 
 use super::document::{Entry, Mistake, Node, Origin, Value, parse};
 use super::effective::Effective;
 use super::environment::Variables;
+use super::listen::{Hide, Http, LISTEN_DEFAULT, Listen};
 use super::read_endpoint::endpoints;
 use super::read_watch::{NO_ENDPOINT, default_watch, watches};
-use super::reader::{Mistakes, Section};
+use super::reader::{Mistakes, Section, nearest};
 use super::rehearse::rehearse;
-use super::{Config, Database, Doorbell, Endpoint, Install, Secret, secret_file};
+use super::{Config, Database, Doorbell, Endpoint, Install, Secret, SecretPlaces, redact, secret_file};
+use crate::db::session;
 use crate::retention::Retention;
-use crate::watch::{Watch, short_hash};
-
-/// Where health and status are served unless the configuration says otherwise.
-pub const HTTP_LISTEN_DEFAULT: &str = "127.0.0.1:9786";
+use crate::watch::{Source, Watch, short_hash};
 
 /// Reads a configuration. `exists` is whether there was a file at all.
 ///
@@ -25,7 +25,9 @@ pub fn config(file: &str, exists: bool, text: &str, variables: &Variables<'_>) -
     let (mut root, found) = parse(file, text);
     variables.graft_own(&mut root);
     fill_broadcasting(&mut root, variables);
-    checked(file, exists, &root, found, variables)
+    let checked = checked(file, exists, &root, found, variables);
+    root.erase();
+    checked
 }
 
 /// Reads a configuration, and tells of every key what it is and where that comes from.
@@ -36,9 +38,10 @@ pub fn effective(file: &str, exists: bool, text: &str, variables: &Variables<'_>
     let (mut root, found) = parse(file, text);
     variables.graft_own(&mut root);
     fill_broadcasting(&mut root, variables);
-    let config = checked(file, exists, &root, found, variables)?;
-    let effective = Effective::of(&root, exists, variables);
-    Ok((config, effective))
+    let checked = checked(file, exists, &root, found, variables);
+    let effective = checked.map(|config| (config, Effective::of(&root, exists, variables)));
+    root.erase();
+    effective
 }
 
 /// Reads a configuration for rule tests, which send nothing: see `rehearse`.
@@ -49,7 +52,9 @@ pub fn rehearsal(file: &str, text: &str, variables: &Variables<'_>) -> Result<Co
     let (mut root, found) = parse(file, text);
     variables.graft_own(&mut root);
     rehearse(&mut root);
-    checked(file, true, &root, found, variables)
+    let checked = checked(file, true, &root, found, variables);
+    root.erase();
+    checked
 }
 
 fn checked(
@@ -76,9 +81,18 @@ fn checked(
         vec![default_watch(&names, fallback)]
     };
     let watches: Vec<Watch> = watches.into_iter().map(|watch| with_keys(watch, &endpoints)).collect();
+    for watch in &watches {
+        if let (Source::Notify { channel }, Some(database)) = (&watch.source, &database)
+            && *channel == database.schema
+        {
+            let what = format!("watch.notify: \"{channel}\" is the channel of our own doorbell (database.schema); take another");
+            mistakes.add(&root.origin, what);
+        }
+    }
     let http = http(section.node("http"), &mut mistakes);
     section.finish(&mut mistakes);
 
+    let secret_places = std::mem::take(mistakes.secrets());
     let mut found = mistakes.into_found();
     // After an error of syntax the rest of the tree is a guess: what seems missing there may just be unread.
     if syntax > 0 {
@@ -93,6 +107,7 @@ fn checked(
         endpoints,
         watches: watches.into_iter().map(Arc::new).collect(),
         http,
+        secret_places: SecretPlaces::default(),
         hash: String::new(),
     };
     // Secrets are never shown, but another one is another configuration.
@@ -104,10 +119,13 @@ fn checked(
             super::Target::Pusher(pusher) => Some(pusher.secret.expose()),
             super::Target::Log => None,
         }))
+        .chain(config.http.iter().filter_map(|http| Some(http.token.as_ref()?.expose())))
         .collect();
     let keys: Vec<String> =
         config.endpoints.iter().filter_map(|endpoint| Some(endpoint.encryption_key.as_ref()?.fingerprint())).collect();
-    config.hash = short_hash(&format!("{config:?} {secrets:?} {keys:?}"));
+    // Where they are is no part of it: replicas may keep them in different places.
+    config.hash = short_hash(&Zeroizing::new(format!("{config:?} {secrets:?} {keys:?}")));
+    config.secret_places = secret_places;
     Ok(config)
 }
 
@@ -154,9 +172,9 @@ fn fallback_threshold(variables: &Variables<'_>, mistakes: &mut Mistakes) -> Opt
 fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mistakes) -> Option<Database> {
     let missing = Node { value: Value::Table(Vec::new()), origin: Origin::Variable("database".into()) };
     let mut section = Section::new("database", node.unwrap_or(&missing), mistakes);
-    let url = secret(&mut section, "url", "url_file", mistakes)
-        .map(|(url, _)| url)
-        .or_else(|| variables.database_url().map(|(_, url)| Secret::new(url)));
+    let own = secret(&mut section, "url", "url_file", mistakes).map(|(url, origin)| (url, origin.clone()));
+    let borrowed = || variables.database_url().map(|(name, url)| (Secret::new(url), Origin::Variable(name.to_owned())));
+    let url = own.or_else(borrowed);
     let schema = section.string("schema", mistakes);
     if let Some((schema, origin)) = &schema {
         check_schema(schema, origin, mistakes);
@@ -167,13 +185,12 @@ fn database(node: Option<&Node>, variables: &Variables<'_>, mistakes: &mut Mista
     let poll = section.duration_within("poll", POLL_MIN..=POLL_MAX, mistakes);
     let retention = section.node("retention").map_or_else(Retention::default, |node| retention(node, mistakes));
     section.finish(mistakes);
-    if let Some(url) = &url
-        && let Err(what) = crate::db::session::parse_url(url)
-    {
-        let borrowed = variables.database_url().map_or("DATABASE_URL", |(name, _)| name);
-        let origin = node.map_or(Origin::Variable(borrowed.into()), |node| node.origin.clone());
-        mistakes.add(&origin, format!("database.url: {what}"));
-    }
+    // Certificates and keys that it names are found like files of secrets.
+    let url = url.and_then(|(url, origin)| {
+        let found = session::with_files(&url, |name| secret_file::find(name, mistakes.file(), &origin))
+            .and_then(|url| session::parse_url(&url).map(|_| url));
+        found.map_err(|what| mistakes.add(&origin, format!("database.url: {what}"))).ok()
+    });
     Some(Database {
         url: url?,
         schema: schema.map_or_else(|| "items_listen".to_owned(), |(schema, _)| schema),
@@ -212,6 +229,8 @@ fn check_schema(schema: &str, origin: &Origin, mistakes: &mut Mistakes) {
                 schema.escape_debug()
             ),
         );
+    } else if let Some(why) = crate::db::schema::taken(schema) {
+        mistakes.add(origin, format!("database.schema: \"{schema}\" {why}; give it a schema of its own, such as items_listen"));
     }
 }
 
@@ -229,14 +248,20 @@ pub(super) fn secret<'a>(
             mistakes.add(origin, format!("{} and {} exclude each other", section.name(key), section.name(file_key)));
             None
         }
-        (Some((secret, origin)), None) => Some((Secret::new(secret), origin)),
+        (Some((secret, origin)), None) => {
+            // An address is a secret where it has one in it.
+            let is_secret = key != "url" || redact::address(&secret).1;
+            mistakes.secrets().in_file |= is_secret && matches!(origin, Origin::File { .. });
+            Some((Secret::new(secret), origin))
+        }
         (None, Some((path, origin))) => {
             let path = secret_file::find(&path, mistakes.file(), origin);
-            match std::fs::read_to_string(&path) {
-                Ok(secret) => Some((Secret::new(secret.trim_end_matches(['\r', '\n'])), origin)),
+            let secret = secret_file::read(&path);
+            mistakes.secrets().files.push(path.clone());
+            match secret {
+                Ok(secret) => Some((secret, origin)),
                 Err(error) => {
-                    let what = format!("{}: {} cannot be read: {error}", section.name(file_key), path.display());
-                    mistakes.add(origin, what);
+                    mistakes.add(origin, format!("{}: {} {error}", section.name(file_key), path.display()));
                     None
                 }
             }
@@ -245,23 +270,38 @@ pub(super) fn secret<'a>(
     }
 }
 
-fn http(node: Option<&Node>, mistakes: &mut Mistakes) -> Option<SocketAddr> {
+fn http(node: Option<&Node>, mistakes: &mut Mistakes) -> Option<Http> {
     let missing = Node { value: Value::Table(Vec::new()), origin: Origin::Variable("http".into()) };
     let mut section = Section::new("http", node.unwrap_or(&missing), mistakes);
     let enabled = section.boolean("enabled", mistakes).unwrap_or(true);
     let listen = section.string("listen", mistakes);
+    let token = secret(&mut section, "token", "token_file", mistakes).and_then(|(token, origin)| {
+        // What else there may be could not be sent in a header.
+        let is_sendable = !token.expose().is_empty() && token.expose().bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_sendable {
+            let wanted = "one or more visible ASCII characters without spaces are wanted, such as openssl rand -hex 32 prints";
+            mistakes.add(origin, format!("{} (or token_file): {wanted}", section.name("token")));
+        }
+        is_sendable.then_some(token)
+    });
+    let mut hide = Hide::default();
+    let words = section.strings("hide", mistakes);
+    if words.as_ref().is_some_and(Vec::is_empty) {
+        mistakes.add(section.origin(), format!("{}: empty; {} are known", section.name("hide"), Hide::WORDS.join(" and ")));
+    }
+    for (word, origin) in words.unwrap_or_default() {
+        if !hide.add(&word) {
+            let hint = nearest(&word, Hide::WORDS.into_iter());
+            let (name, known) = (section.name("hide"), Hide::WORDS.join(", "));
+            mistakes.add(origin, format!("{name}: \"{}\" is none of {known}{hint}", word.escape_debug()));
+        }
+    }
     section.finish(mistakes);
-    let (text, origin) = listen.map_or((HTTP_LISTEN_DEFAULT.to_owned(), &missing.origin), |(text, origin)| (text, origin));
-    match text.parse() {
-        Ok(address) => enabled.then_some(address),
-        Err(_) => {
-            mistakes.add(
-                origin,
-                format!(
-                    "http.listen: an address and port such as \"{HTTP_LISTEN_DEFAULT}\" is wanted, this is \"{}\"",
-                    text.escape_debug()
-                ),
-            );
+    let (text, origin) = listen.map_or((LISTEN_DEFAULT.to_owned(), &missing.origin), |(text, origin)| (text, origin));
+    match Listen::parse(&text) {
+        Ok(listen) => enabled.then_some(Http { listen, token, hide }),
+        Err(what) => {
+            mistakes.add(origin, format!("http.listen: {what}"));
             None
         }
     }

@@ -3,11 +3,14 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+
 use super::document::Node;
 use super::read::secret;
 use super::reader::{Mistakes, Section, parse_duration};
-use super::{Endpoint, Pusher, Target};
+use super::{Endpoint, Pusher, Target, secret_file};
 use crate::dispatch::rate::Rate;
+use crate::pem;
 use crate::pusher::encrypt::Key;
 use crate::retry::Retry;
 
@@ -16,6 +19,8 @@ const MAX_REQUEST_BYTES_DEFAULT: i64 = 9_400;
 /// A shorter one is over before TLS is set up; a longer one makes leases, and so a crash's delay, longer still.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+/// It is part of an index, beside a watch and a key.
+const NAME_BYTES_MAX: usize = 100;
 /// Each request of a span is remembered until it is over.
 const RATE_REQUESTS: RangeInclusive<usize> = 1..=100_000;
 const RATE_PER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
@@ -29,6 +34,14 @@ pub(super) fn endpoints(node: Option<&Node>, mistakes: &mut Mistakes) -> Vec<End
 
 fn endpoint(name: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Endpoint> {
     let mut section = Section::new(format!("endpoints.{name}"), node, mistakes);
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(crate::plain::steers) {
+        let what = format!(
+            "a name of 1 to {NAME_BYTES_MAX} bytes without control characters is wanted, this is \"{}\"",
+            name.escape_debug()
+        );
+        mistakes.add(section.origin(), format!("endpoints: {what}"));
+        return None;
+    }
     let target = target(&mut section, mistakes);
     let timeout = section.duration_within("timeout", TIMEOUT_MIN..=TIMEOUT_MAX, mistakes).unwrap_or(Duration::from_secs(10));
     let in_flight = section.integer("in_flight", 1..=1_000, mistakes).unwrap_or(8);
@@ -94,6 +107,7 @@ fn target(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Target> 
     let key = section.string("key", mistakes);
     let secret = secret(section, "secret", "secret_file", mistakes);
     let sign_path = section.boolean("sign_path", mistakes).unwrap_or(false);
+    let issuers = issuers(section, mistakes);
 
     let url = match (url, cluster) {
         (Some((url, _)), None) if url.expose() == "log:" => return Some(Target::Log),
@@ -139,14 +153,45 @@ fn target(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Option<Target> 
             Some((text, origin)) if text.trim().is_empty() => {
                 mistakes.add(origin, format!("{}{or_file}: empty; the application's own is wanted", section.name(name)));
             }
+            // They stand in the address that is asked for, and must not make another one of it.
+            Some((text, origin)) if name != "secret" && !fits_an_address(text) => {
+                let what = "letters, digits and marks other than / ? # % & + \\ are wanted, as the server gave it";
+                mistakes.add(origin, format!("{}: {what}", section.name(name)));
+            }
             Some(_) => {}
         }
     }
-    Some(Target::Pusher(Pusher { url, app_id: app_id?.0, key: key?.0, secret: secret?.0, sign_path }))
+    Some(Target::Pusher(Pusher { url, app_id: app_id?.0, key: key?.0, secret: secret?.0, sign_path, issuers }))
+}
+
+/// What stands in `ca_file`, now: a reload reads it again.
+fn issuers(section: &mut Section<'_>, mistakes: &mut Mistakes) -> Vec<CertificateDer<'static>> {
+    let Some((name, origin)) = section.string("ca_file", mistakes) else { return Vec::new() };
+    let path = secret_file::find(&name, mistakes.file(), origin).display().to_string();
+    let key = section.name("ca_file");
+    let read = || {
+        let certificates = pem::certificates(&key, &path, &pem::read(&key, &path)?)?;
+        let mut store = rustls::RootCertStore::empty();
+        for certificate in &certificates {
+            store.add(certificate.clone()).map_err(|error| format!("{key}: {path}: {error}"))?;
+        }
+        Ok(certificates)
+    };
+    read().unwrap_or_else(|what: String| {
+        mistakes.add(origin, what);
+        Vec::new()
+    })
+}
+
+fn fits_an_address(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_graphic() && !"/?#%&+\\".contains(c)) && text != "." && text != ".."
 }
 
 fn http_url(text: &str) -> Result<url::Url, String> {
-    // The text itself may hold a password and is not repeated.
+    // The text itself may hold a password and is not repeated; nor is what only looks like a scheme: user:password@host.
+    if !text.contains("://") {
+        return Err("this is no URL; \"http://host:port\" or \"log:\" is wanted".to_owned());
+    }
     let url =
         url::Url::parse(text).map_err(|error| format!("this is no URL ({error}); \"http://host:port\" or \"log:\" is wanted"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {

@@ -1,5 +1,6 @@
 //! Reading typed values out of the tree, and collecting every mistake on the way.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::document::{Entry, Mistake, Node, Origin, Value, place};
@@ -10,12 +11,24 @@ use super::keys;
 pub struct Mistakes {
     file: String,
     found: Vec<Mistake>,
+    secrets: SecretPlaces,
+}
+
+/// Where secrets were found while a configuration was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretPlaces {
+    /// One stands in the configuration file itself.
+    pub in_file: bool,
+    /// Files that hold one each.
+    pub files: Vec<PathBuf>,
+    /// The file given with `--env-file`, which is another program's.
+    pub env_file: Option<PathBuf>,
 }
 
 impl Mistakes {
     /// A collection that names places in `file`.
     pub fn new(file: &str, found: Vec<Mistake>) -> Mistakes {
-        Mistakes { file: file.to_owned(), found }
+        Mistakes { file: file.to_owned(), found, secrets: SecretPlaces::default() }
     }
 
     /// The file's name.
@@ -26,6 +39,11 @@ impl Mistakes {
     /// Notes a mistake.
     pub fn add(&mut self, origin: &Origin, what: impl Into<String>) {
         self.found.push(Mistake { place: place(&self.file, origin), what: what.into() });
+    }
+
+    /// Where secrets are, to be added to.
+    pub fn secrets(&mut self) -> &mut SecretPlaces {
+        &mut self.secrets
     }
 
     /// What was found.

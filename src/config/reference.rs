@@ -96,7 +96,7 @@ fn kind(kind: Kind) -> String {
         Kind::Text => "string".to_owned(),
         Kind::Address => "URL".to_owned(),
         Kind::Secret => "secret".to_owned(),
-        Kind::SecretFile => "file".to_owned(),
+        Kind::SecretFile | Kind::File => "file".to_owned(),
         Kind::Boolean => "`true` or `false`".to_owned(),
         Kind::Integer(i64::MIN, i64::MAX) => "whole number".to_owned(),
         Kind::Integer(min, max) => format!("{} to {}", grouped(min), grouped(max)),

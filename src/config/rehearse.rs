@@ -18,6 +18,9 @@ pub(super) fn rehearse(root: &mut Node) {
     if let Some(database) = table_of(entries, "database") {
         database.retain(|entry| entry.key != "url_file");
     }
+    if let Some(http) = table_of(entries, "http") {
+        http.retain(|entry| entry.key != "token_file");
+    }
     for endpoint in table_of(entries, "endpoints").into_iter().flatten() {
         without_files(&mut endpoint.node);
     }
@@ -37,6 +40,7 @@ fn table_of<'a>(entries: &'a mut [Entry], key: &str) -> Option<&'a mut Vec<Entry
 
 fn without_files(endpoint: &mut Node) {
     let Value::Table(entries) = &mut endpoint.value else { return };
+    entries.retain(|entry| entry.key != "ca_file" || !matches!(entry.node.value, Value::String(_)));
     for (file, key, value) in SECRET_FILES {
         for entry in entries.iter_mut().filter(|entry| entry.key == file && matches!(entry.node.value, Value::String(_))) {
             key.clone_into(&mut entry.key);

@@ -53,7 +53,7 @@ fn property(key: &Key) -> Json {
 
 fn of_kind(kind: Kind) -> Json {
     match kind {
-        Kind::Text | Kind::Address | Kind::Secret | Kind::SecretFile => json!({ "type": "string" }),
+        Kind::Text | Kind::Address | Kind::Secret | Kind::SecretFile | Kind::File => json!({ "type": "string" }),
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::Integer(i64::MIN, i64::MAX) => json!({ "type": "integer" }),
         Kind::Integer(min, max) => json!({ "type": "integer", "minimum": min, "maximum": max }),

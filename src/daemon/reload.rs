@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::{Daemon, Running, systemd};
-use crate::config::{self, Config, Location};
+use crate::config::{self, Config, Http, Location};
 use crate::db::migrate;
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
@@ -41,6 +41,7 @@ impl Reloads {
                     let (before, now) = (&daemon.config.hash, &next.0.config.hash);
                     let what = if before == now { "reloaded: nothing has changed" } else { "reloaded" };
                     tracing::info!(config = next.0.config.file, watches = next.0.config.watches.len(), "{what}");
+                    super::warn_of_what_is_open(&next.0.config);
                     daemon.health.reloaded(true);
                     metrics::reloaded(true);
                     return next;
@@ -65,9 +66,14 @@ impl Reloads {
 
 /// A listener that is bound, and the place of our tables, stay what they are; whoever changed them is told.
 fn keep_what_stays(config: &mut Config, before: &Config) {
-    if config.http != before.http {
-        tracing::warn!("[http] cannot be reloaded: what is new in it takes effect with a restart");
-        config.http = before.http;
+    let place = |config: &Config| config.http.as_ref().map(|http| http.listen.clone());
+    if place(config) != place(before) {
+        tracing::warn!("[http] cannot be reloaded: another enabled or listen takes effect with a restart");
+        // Who may ask, and what is told, is taken from the new one all the same, where there is one.
+        config.http = match (config.http.take(), &before.http) {
+            (Some(now), Some(before)) => Some(Http { listen: before.listen.clone(), ..now }),
+            (_, before) => before.clone(),
+        };
     }
     let (Some(now), Some(before)) = (&mut config.database, &before.database) else { return };
     if now.schema != before.schema {

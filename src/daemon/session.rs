@@ -5,7 +5,9 @@
 
 mod beat;
 mod fold;
+mod heard;
 mod prepare;
+mod refused;
 mod rest;
 mod sources;
 mod sweeps;
@@ -18,7 +20,9 @@ use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
 pub(super) use self::fold::FOLD_PATIENCE;
+use self::heard::Heard;
 use self::prepare::{Prepared, prepare};
+use self::refused::Refused;
 use self::sweeps::Sweeps;
 use super::Daemon;
 use super::housekeeping::House;
@@ -34,6 +38,8 @@ use crate::source::poll::{Beat, Telling};
 const WHOLE_SCAN_EVERY: Duration = Duration::from_secs(60);
 /// So many readings are evaluated in one transaction.
 const RECEIVE_MAX: usize = 1_000;
+/// For so long readings are evaluated before the journal is looked at again.
+const RECEIVE_FOR: Duration = Duration::from_millis(100);
 
 /// Runs until the session is lost or the daemon is to end.
 pub(super) async fn run(daemon: &Daemon) -> Result<(), Error> {
@@ -65,6 +71,8 @@ struct Pipeline<'a> {
     /// Application's channels that this session listens to, and the watches behind each.
     heard_on: HashMap<String, Vec<i32>>,
     sweeps: Sweeps,
+    refused: Refused,
+    heard: Heard,
     rung: bool,
     stream: Stream,
     foreign: HashSet<i32>,
@@ -99,7 +107,7 @@ impl Pipeline<'_> {
     /// session is gone.
     async fn end(&mut self) -> Result<(), Error> {
         self.hear_all();
-        self.receive().await?;
+        self.receive(None).await?;
         Ok(self.listening.client.batch_execute("UNLISTEN *; SELECT pg_advisory_unlock_all()").await?)
     }
 }

@@ -13,7 +13,7 @@ use crate::db::session::Purpose;
 use crate::dispatch::lock;
 use crate::engine::Served;
 use crate::error::Error;
-use crate::journal::{install, retire};
+use crate::journal::{functions, install, retire};
 use crate::source::listen::Listening;
 use crate::watch::Watch;
 
@@ -155,6 +155,11 @@ async fn found(client: &mut Client, daemon: &Daemon, watch: &Watch) -> Result<in
     let definition = crate::journal::definition::Definition::of(client, watch).await?;
     if install::text(watch, definition.as_ref()) != text {
         return Err(missing());
+    }
+    if let Some(definition) = &definition
+        && !functions::stale(client, &daemon.schema, &found, definition).await?.is_empty()
+    {
+        functions::say_stale(&watch.name);
     }
     // Our own tables only: how readings are judged is the daemon's, whoever installs triggers.
     install::adopt_policy(client, &daemon.schema, watch, found.id, false).await?;

@@ -151,7 +151,7 @@ pub fn stopping() {
 
 /// A line break in a text from elsewhere would begin another message.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(STATUS_CHARS_MAX).collect()
+    text.chars().map(|c| if crate::plain::steers(c) { ' ' } else { c }).take(STATUS_CHARS_MAX).collect()
 }
 
 fn notify(states: &[NotifyState<'_>]) {

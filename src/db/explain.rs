@@ -42,15 +42,21 @@ pub enum Cause {
     Silent,
     /// TLS is asked for, and the server has none.
     NoTls,
-    /// The server's certificate is not accepted.
+    /// The server's certificate is not accepted, or ours is not.
     Certificate,
+    /// A file of certificates or keys is not what it should be.
+    TlsFile,
+    /// Channel binding is asked for, and not to be had, or broken.
+    ChannelBinding,
+    /// The server asks for a way of authentication that we do not take part in.
+    Authentication,
     /// The connection broke.
     Lost,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Cause; 17] = [
+    pub const ALL: [Cause; 20] = [
         Cause::Password,
         Cause::Role,
         Cause::Admission,
@@ -67,6 +73,9 @@ impl Cause {
         Cause::Silent,
         Cause::NoTls,
         Cause::Certificate,
+        Cause::TlsFile,
+        Cause::ChannelBinding,
+        Cause::Authentication,
         Cause::Lost,
     ];
 
@@ -89,6 +98,9 @@ impl Cause {
             Cause::Silent => "database-silent",
             Cause::NoTls => "database-no-tls",
             Cause::Certificate => "database-certificate",
+            Cause::TlsFile => "database-tls-file",
+            Cause::ChannelBinding => "database-channel-binding",
+            Cause::Authentication => "database-authentication",
             Cause::Lost => "database-lost",
         }
     }
@@ -110,6 +122,8 @@ impl Cause {
         Some(match (sqlstate, routine) {
             ("28P01", _) => Cause::Password,
             ("28000", Some("InitializeSessionUserId" | "InitializeSessionUserIdStandalone")) => Cause::Role,
+            // The server has seen another certificate than we have.
+            ("28000", Some("read_client_final_message")) => Cause::ChannelBinding,
             ("28000", _) => Cause::Admission,
             ("3D000", _) => Cause::Database,
             ("42501", Some("CheckMyDatabase")) => Cause::Connect,
@@ -127,6 +141,9 @@ impl Cause {
         if text.contains("server does not support TLS") {
             return Cause::NoTls;
         }
+        if text.contains("server did not use channel binding") {
+            return Cause::ChannelBinding;
+        }
         if tls(&text).is_some() {
             return Cause::Certificate;
         }
@@ -141,6 +158,13 @@ impl Cause {
     }
 
     fn of_io(error: &std::io::Error) -> Cause {
+        let inner = error.get_ref();
+        if inner.is_some_and(|inner| inner.is::<super::tls::Unusable>()) {
+            return Cause::TlsFile;
+        }
+        if inner.is_some_and(|inner| inner.is::<super::authentication::Refused>()) {
+            return Cause::Authentication;
+        }
         match error.kind() {
             ErrorKind::ConnectionRefused => Cause::Refused,
             ErrorKind::NotFound | ErrorKind::PermissionDenied => Cause::Socket,
@@ -182,7 +206,8 @@ impl Who<'_> {
             ),
             Cause::Admission => format!(
                 "on the server, add to pg_hba.conf, above lines that refuse: host {database} {user} OUR-ADDRESS/32 scram-sha-256, and \
-                 run SELECT pg_reload_conf(); a server that wants TLS is satisfied with sslmode=require in database.url"
+                 run SELECT pg_reload_conf(); a server that wants TLS is satisfied with sslmode=require in database.url, one that wants a client \
+                 certificate with sslcert and sslkey"
             ),
             Cause::Database => format!("correct the database in database.url, or make it: CREATE DATABASE {database};"),
             Cause::Connect => format!("GRANT CONNECT ON DATABASE {database} TO {user};"),
@@ -218,9 +243,20 @@ impl Who<'_> {
             Cause::Silent => {
                 "nobody answers: a firewall that drops packets, a wrong address, or a server that stands still".to_owned()
             }
-            Cause::NoTls => {
-                "the server has no TLS: set ssl = on there, or sslmode=prefer (or disable) in database.url".to_owned()
+            Cause::NoTls => "the server says that it has no TLS: set ssl = on there; where it is on, something in between says so, and \
+                             is to be found before sslmode asks for less"
+                .to_owned(),
+            Cause::TlsFile => {
+                "mend the file that is named: it is read again for every connection, nothing has to be restarted".to_owned()
             }
+            Cause::ChannelBinding => "channel_binding=require wants a SCRAM password over TLS that ends at PostgreSQL itself: set ssl = on \
+                                      and password_encryption = 'scram-sha-256' there and the role's password anew, give it a certificate \
+                                      that is signed with SHA-256 or longer (not Ed25519, not RSA-PSS); a proxy that ends TLS, or \
+                                      somebody in the middle, is refused on purpose"
+                .to_owned(),
+            Cause::Authentication => "let pg_hba.conf ask for scram-sha-256, or use TLS (sslmode=verify-full); require_auth in database.url \
+                                      names what is allowed, and require_auth=password allows a password in clear text"
+                .to_owned(),
             Cause::Certificate => tls(said).unwrap_or(CERTIFICATE).to_owned(),
             Cause::Lost => {
                 "the connection broke: the server's log says why, or what lies between (proxy, firewall) does".to_owned()
@@ -237,41 +273,69 @@ impl Who<'_> {
 }
 
 const CERTIFICATE: &str = "TLS failed: compare what the server offers (openssl s_client) with what is asked for";
+const EXPIRED: &str = "the certificate has expired: renew it on the server; or is this machine's clock wrong?";
+const EARLY: &str = "the certificate is not valid yet: is this machine's clock wrong?";
+const NAME: &str = "the certificate is for another name: connect by a name that stands in its subjectAltName (a common name alone does \
+                    not count), or renew it with this one; for a database whose issuer is your own, sslmode=verify-ca does not look at \
+                    names";
+const REVOCATION: &str =
+    "the revocation list says nothing valid about it: get a new one from every issuer of the chain into sslcrl";
+const OLD: &str = "what answers speaks TLS 1.1 or older, or no cipher of today: 1.2 is the least; renew its TLS settings";
+const OURS: &str =
+    "the server does not accept our certificate: give sslcert one that is valid and from an issuer in its ssl_ca_file";
+
+/// What to do about an error of TLS, by a sign in its text. The first that fits is taken.
+const REMEDIES: [(&str, &str); 26] = [
+    // What the other side says of us.
+    ("received fatal alert: UnknownCA", OURS),
+    ("received fatal alert: CertificateUnknown", OURS),
+    ("received fatal alert: CertificateExpired", OURS),
+    ("received fatal alert: CertificateRevoked", OURS),
+    ("received fatal alert: BadCertificate", OURS),
+    ("received fatal alert: DecryptError", OURS),
+    (
+        "received fatal alert: CertificateRequired",
+        "the server wants a certificate of ours: give sslcert and sslkey in database.url",
+    ),
+    ("received fatal alert: ProtocolVersion", OLD),
+    ("received fatal alert: HandshakeFailure", OLD),
+    ("peer is incompatible", OLD),
+    // What we say of it.
+    (
+        "UnknownIssuer",
+        "the certificate's issuer is not known here: give the issuer's certificate (database: sslrootcert in database.url; \
+         endpoint: ca_file), or renew it from an issuer that is known; where it was known before, somebody may be in the middle",
+    ),
+    ("certificate expired", EXPIRED),
+    ("ExpiredRevocationList", REVOCATION),
+    ("revocation list expired", REVOCATION),
+    ("UnknownRevocationStatus", REVOCATION),
+    ("Expired", EXPIRED),
+    ("NotValidYet", EARLY),
+    ("not valid yet", EARLY),
+    ("NotValidForName", NAME),
+    ("not valid for name", NAME),
+    ("Revoked", "the certificate was revoked by its issuer: renew it on the server, and find out why"),
+    ("InvalidContentType", "what answers speaks no TLS: use http:// or the port for https, and sslmode=disable for a database"),
+    (
+        "CaUsedAsEndEntity",
+        "the server's own certificate is one of an issuer: give it an ordinary one; a database's is accepted if sslrootcert names \
+         exactly this one",
+    ),
+    (
+        "UnsupportedCertVersion",
+        "the certificate is of version 1, without the names that it is for: make it anew with a subjectAltName \
+         (openssl x509 -req … -extfile); one that is its own issuer is accepted with sslmode=verify-ca if sslrootcert names it",
+    ),
+    ("invalid peer certificate", CERTIFICATE),
+    ("TLS handshake", CERTIFICATE),
+];
 
 /// What to do about an error of TLS, from its text, which is our own library's and not translated; `None` where it is
 /// about something else.
 pub fn tls(said: &str) -> Option<&'static str> {
-    let remedies = [
-        (
-            "UnknownIssuer",
-            "the certificate's issuer is not known here: give the issuer's certificate (database: sslrootcert in database.url; \
-             endpoint: add it to this machine's certificates), or renew it from an issuer that is known",
-        ),
-        ("certificate expired", "the certificate has expired: renew it on the server; or is this machine's clock wrong?"),
-        ("Expired", "the certificate has expired: renew it on the server; or is this machine's clock wrong?"),
-        ("NotValidYet", "the certificate is not valid yet: is this machine's clock wrong?"),
-        ("not valid yet", "the certificate is not valid yet: is this machine's clock wrong?"),
-        (
-            "NotValidForName",
-            "the certificate is for another name: connect by a name that stands in it, or renew it with this one",
-        ),
-        (
-            "not valid for name",
-            "the certificate is for another name: connect by a name that stands in it, or renew it with this one",
-        ),
-        (
-            "InvalidContentType",
-            "what answers speaks no TLS: use http:// or the port for https, and sslmode=disable for a database",
-        ),
-        (
-            "CaUsedAsEndEntity",
-            "the server's own certificate is one of an issuer: give it an ordinary one, or use sslmode=require",
-        ),
-        ("invalid peer certificate", CERTIFICATE),
-        ("received fatal alert", CERTIFICATE),
-        ("TLS handshake", CERTIFICATE),
-    ];
-    remedies.into_iter().find(|(sign, _)| said.contains(sign)).map(|(_, remedy)| remedy)
+    let known = REMEDIES.iter().find(|(sign, _)| said.contains(sign)).map(|(_, remedy)| *remedy);
+    known.or_else(|| said.contains("received fatal alert").then_some(CERTIFICATE))
 }
 
 #[cfg(test)]

@@ -3,17 +3,19 @@
 use refinery::{Migration, Runner};
 use tokio_postgres::Client;
 
+use super::holder::Holder;
 use super::locks::Lock;
 use super::schema::Schema;
 use crate::error::Error;
 
 /// Every migration: its file's name without `.sql`, and its text.
-const MIGRATIONS: [(&str, &str); 5] = [
+const MIGRATIONS: [(&str, &str); 6] = [
     ("V1__journal_count_outbox", include_str!("../../sql/V1__journal_count_outbox.sql")),
     ("V2__storm_collapse_retention", include_str!("../../sql/V2__storm_collapse_retention.sql")),
     ("V3__measures_changes_thresholds", include_str!("../../sql/V3__measures_changes_thresholds.sql")),
     ("V4__leased_apart_unread_edits", include_str!("../../sql/V4__leased_apart_unread_edits.sql")),
     ("V5__key_types_transitions", include_str!("../../sql/V5__key_types_transitions.sql")),
+    ("V6__writers_never_wait", include_str!("../../sql/V6__writers_never_wait.sql")),
 ];
 
 /// How often, and with which pause, the install lock is tried: about a minute.
@@ -75,6 +77,27 @@ pub async fn check_encoding(client: &Client) -> Result<(), Error> {
     )))
 }
 
+/// Refuses a schema in which something of others stands already: `uninstall` drops it with all that is in it.
+///
+/// # Errors
+/// What stands there, and what to do.
+pub async fn check_own(client: &Client, schema: &Schema) -> Result<(), Error> {
+    if version(client, schema).await?.is_some() {
+        return Ok(());
+    }
+    let others = "SELECT string_agg(quote_ident(relname), ', ' ORDER BY relname) FROM (
+                      SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') ORDER BY 1 LIMIT 3) AS others";
+    let found: Option<String> = client.query_one(others, &[&schema.name()]).await?.get(0);
+    found.map_or(Ok(()), |found| {
+        Err(Error::Failed(format!(
+            "database.schema: the schema {} has tables that are not ours ({found}); give items-listen a schema of its own, since \
+             uninstall drops it with all that is in it",
+            schema.name()
+        )))
+    })
+}
+
 /// Brings the schema up to date. The caller holds the install lock.
 ///
 /// # Errors
@@ -84,6 +107,7 @@ pub async fn run(client: &mut Client, schema: &Schema) -> Result<(), Error> {
         return Ok(());
     }
     check_encoding(client).await?;
+    check_own(client, schema).await?;
     // refinery's own history table is in the schema, so the schema comes first.
     client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", schema.name())).await?;
     let mut runner = Runner::new(&migrations(schema)?).set_abort_divergent(false);
@@ -154,7 +178,11 @@ impl InstallLock {
             }
             tokio::time::sleep(LOCK_PAUSE).await;
         }
-        Err(Error::Failed("another installer has been at work for a minute; try again when it is done".to_owned()))
+        let holder = Holder::of_advisory(client, &key).await?;
+        let holder = holder.map_or_else(String::new, |holder| format!(" ({holder})"));
+        Err(Error::Failed(format!(
+            "another installer has been at work for a minute{holder}; try again when it is done, or end it if it is none of ours"
+        )))
     }
 
     /// Releases the lock.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::answers::Answers;
+use super::authentication::Guard;
 
 /// A stream whose other end must answer within its patience.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Patient<S> {
     /// When what was asked must be answered.
     deadline: Option<Pin<Box<Sleep>>>,
     text: Text,
+    /// Reads how the server wants us to authenticate, where it can be read.
+    guard: Option<Box<Guard>>,
 }
 
 /// Whether what goes through can be read.
@@ -50,7 +53,12 @@ const TLS_APPLICATION_DATA: u8 = 0x17;
 impl<S> Patient<S> {
     /// Watches a connection of which nothing is known yet.
     pub fn new(stream: S, patience: Option<Duration>) -> Patient<S> {
-        Patient { stream, patience, deadline: None, text: Text::Unknown }
+        Patient { stream, patience, deadline: None, text: Text::Unknown, guard: None }
+    }
+
+    /// Takes no part in an authentication that the guard objects to.
+    pub fn guarded(self, guard: Guard) -> Patient<S> {
+        Patient { guard: Some(Box::new(guard)), ..self }
     }
 
     /// From now on the answer may take so long.
@@ -83,11 +91,17 @@ impl<S> Patient<S> {
     }
 
     /// Something came: the answer, or a part of it, as far as that can be seen.
-    fn take_in(&mut self, context: &mut Context<'_>, bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// It must not be answered.
+    fn take_in(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         self.deadline = None;
         match &mut self.text {
             Text::Handshake if bytes == b"N" => self.text = Text::Unknown,
             Text::Plain(answers) => {
+                if let Some(guard) = &mut self.guard {
+                    guard.take_in(bytes).map_err(|what| io::Error::new(io::ErrorKind::PermissionDenied, what))?;
+                }
                 answers.answered(bytes);
                 // What is left, or the rest of this one, may take as long again.
                 if answers.are_due() {
@@ -96,6 +110,7 @@ impl<S> Patient<S> {
             }
             Text::Unknown | Text::Handshake | Text::Encrypted => {}
         }
+        Ok(())
     }
 }
 
@@ -104,7 +119,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_ready() {
-            self.take_in(context, &buffer.filled()[before..]);
+            self.take_in(context, &buffer.filled()[before..])?;
             return polled;
         }
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
@@ -146,6 +161,8 @@ pub struct PatientTls<T> {
     pub tls: T,
     /// How long an answer may take.
     pub patience: Option<Duration>,
+    /// What it may be asked for.
+    pub guard: Guard,
 }
 
 impl<S, T> TlsConnect<S> for PatientTls<T>
@@ -158,9 +175,9 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, Self::Error>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        let PatientTls { tls, patience } = self;
+        let PatientTls { tls, patience, guard } = self;
         let connecting = tls.connect(stream);
-        Box::pin(async move { Ok(Patient::new(connecting.await?, patience)) })
+        Box::pin(async move { Ok(Patient::new(connecting.await?, patience).guarded(guard)) })
     }
 }
 

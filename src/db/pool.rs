@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Client, Connect, Hook, HookError, Manager, ManagerConfig, RecyclingMethod, Runtime};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect;
 use super::session;
 use super::session::{Connector, INDEXES_ALWAYS, Purpose};
+use super::tls::Tls;
 use crate::dispatch::lock;
 use crate::error::Error;
 
@@ -25,7 +25,7 @@ type Opening<'a> = Pin<
 >;
 
 /// Opens the pool's sessions over our own sockets, which notice silence.
-struct Opener(MakeRustlsConnect);
+struct Opener(Tls);
 
 impl Connect for Opener {
     fn connect(&self, config: &tokio_postgres::Config) -> Opening<'_> {

@@ -3,13 +3,14 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, SimpleQueryMessage};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect::{self, Driver};
-use super::tls;
+use super::dsn::Dsn;
+use super::sslmode::{FILES, Settings};
+use super::tls::Tls;
 use crate::config::Secret;
 use crate::error::Error;
 
@@ -69,45 +70,25 @@ impl Purpose {
     }
 }
 
-/// What the URL says beyond tokio-postgres' own understanding of it.
+/// A connection string, understood.
 #[derive(Debug)]
 pub struct Parsed {
     config: Config,
-    roots: Option<String>,
-    verify: bool,
+    tls: Settings,
 }
 
-/// Reads a connection string. `sslmode=verify-full` and `sslrootcert`, which tokio-postgres refuses, are
-/// understood; asked to verify, we never fall back to plain text.
+/// Reads a connection string. What libpq says about TLS, much of which tokio-postgres refuses, is understood.
 ///
 /// # Errors
 /// What is wrong, without repeating the string, which may hold a password.
 pub fn parse_url(url: &Secret) -> Result<Parsed, String> {
-    let mut text = url.expose().trim().to_owned();
-    let roots = take_parameter(&mut text, "sslrootcert");
-    let mode = take_parameter(&mut text, "sslmode");
-    let mut config = Config::from_str(&text).map_err(|error| match std::error::Error::source(&error) {
+    let mut dsn = Dsn::parse(url.expose())?;
+    let tls = Settings::take(&mut dsn)?;
+    let mut config = Config::from_str(&dsn.text()).map_err(|error| match std::error::Error::source(&error) {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     })?;
-    let verify = match mode.as_deref() {
-        None | Some("prefer") => {
-            config.ssl_mode(SslMode::Prefer);
-            roots.is_some()
-        }
-        Some("disable") => {
-            config.ssl_mode(SslMode::Disable);
-            false
-        }
-        Some("require") => roots.is_some(),
-        Some("verify-full") => true,
-        Some(other) => {
-            return Err(format!("sslmode={other} is none of disable, prefer, require, verify-full"));
-        }
-    };
-    if matches!(mode.as_deref(), Some("require" | "verify-full")) || verify {
-        config.ssl_mode(SslMode::Require);
-    }
+    tls.apply(&mut config);
     if config.get_hosts().is_empty() {
         return Err("a host is missing".to_owned());
     }
@@ -119,48 +100,29 @@ pub fn parse_url(url: &Secret) -> Result<Parsed, String> {
     if config.get_application_name().is_none() {
         config.application_name("items-listen");
     }
-    Ok(Parsed { config, roots, verify })
+    Ok(Parsed { config, tls })
 }
 
-/// Takes `name=value` out of a URL's query or a key/value string.
-fn take_parameter(text: &mut String, name: &str) -> Option<String> {
-    if let Some((base, query)) = text.split_once('?').filter(|_| text.contains("://")) {
-        let mut found = None;
-        let rest: Vec<&str> = query
-            .split('&')
-            .filter(|pair| match pair.split_once('=') {
-                Some((key, value)) if key == name => {
-                    found = Some(percent_decoded(value));
-                    false
-                }
-                _ => !pair.is_empty(),
-            })
-            .collect();
-        *text = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
-        return found;
+/// The connection string with the places of its files as `find` has them.
+///
+/// # Errors
+/// What is wrong with it, without repeating it.
+pub fn with_files(url: &Secret, find: impl Fn(&str) -> std::path::PathBuf) -> Result<Secret, String> {
+    let mut dsn = Dsn::parse(url.expose())?;
+    let before = dsn.clone();
+    for name in FILES {
+        dsn.replace(name, |file| {
+            if name == "sslrootcert" && file == "system" { file.to_owned() } else { find(file).display().to_string() }
+        });
     }
-    if text.contains("://") {
-        return None;
-    }
-    let start = text.find(&format!("{name}="))?;
-    let value_start = start + name.len() + 1;
-    let end = text[value_start..].find(' ').map_or(text.len(), |space| value_start + space);
-    let value = text[value_start..end].trim_matches('\'').to_owned();
-    text.replace_range(start..end, "");
-    Some(value)
-}
-
-fn percent_decoded(value: &str) -> String {
-    url::form_urlencoded::parse(format!("v={}", value.replace('+', "%2B")).as_bytes())
-        .next()
-        .map_or_else(String::new, |(_, value)| value.into_owned())
+    Ok(if dsn == before { url.clone() } else { Secret::new(dsn.text()) })
 }
 
 /// What is needed to open sessions.
 #[derive(Clone)]
 pub struct Connector {
     config: Config,
-    tls: MakeRustlsConnect,
+    tls: Tls,
     schema: String,
 }
 
@@ -177,13 +139,31 @@ impl Connector {
     /// A URL that is wrong, or certificates that cannot be read.
     pub fn new(url: &Secret, schema: &str) -> Result<Connector, Error> {
         let parsed = parse_url(url).map_err(|what| Error::Failed(format!("database.url: {what}")))?;
-        let tls = MakeRustlsConnect::new(tls::config(parsed.roots.as_deref(), parsed.verify)?);
+        let tls = Tls::new(parsed.tls).map_err(|error| Error::Failed(format!("database.url: {error}")))?;
         Ok(Connector { config: parsed.config, tls, schema: schema.to_owned() })
     }
 
     /// What a pool needs to open sessions by itself.
-    pub fn parts(&self) -> (Config, MakeRustlsConnect) {
+    pub fn parts(&self) -> (Config, Tls) {
         (self.config.clone(), self.tls.clone())
+    }
+
+    /// What is asked of TLS, and what was seen of it.
+    pub fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
+    /// Whether nothing leaves this machine: every host is a Unix socket or loopback.
+    pub fn is_local(&self) -> bool {
+        let is_loopback = |ip: std::net::IpAddr| ip.is_loopback();
+        let addresses = self.config.get_hostaddrs();
+        if !addresses.is_empty() {
+            return addresses.iter().copied().all(is_loopback);
+        }
+        self.config.get_hosts().iter().all(|host| match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(is_loopback),
+        })
     }
 
     /// `host:port/database`, for messages.
@@ -203,7 +183,7 @@ impl Connector {
     /// # Errors
     /// The database cannot be reached, or refuses.
     pub async fn open(&self, purpose: Purpose) -> Result<(Client, Driver), Error> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, connect::open(&self.config, &self.tls, purpose.patience())).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(connect::open(&self.config, &self.tls, purpose.patience()))).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(Error::Unavailable(format!("{} did not answer within {CONNECT_TIMEOUT:?}", self.describe()))),
         }
@@ -296,6 +276,7 @@ impl Connector {
              SET row_security = off; SET synchronous_commit = on; SET search_path = pg_catalog, pg_temp; \
              SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET lock_timeout = '{lock}'; SET statement_timeout = '{statement}'; \
              SET idle_in_transaction_session_timeout = '{idle_in_transaction}'; SET client_min_messages = warning; \
+             SET standard_conforming_strings = on; \
              SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
              SET tcp_user_timeout = '30s';"
         );
@@ -353,19 +334,30 @@ async fn backend(client: &Client) -> Result<String, Error> {
 mod tests {
     use super::*;
 
-    fn mode(url: &str) -> Result<(SslMode, bool), String> {
-        parse_url(&Secret::new(url)).map(|parsed| (parsed.config.get_ssl_mode(), parsed.verify))
+    #[test]
+    fn a_connection_string_is_wrong_without_being_repeated() {
+        for (url, says) in [
+            ("postgres:///d", "a host is missing"),
+            ("host=h sslmode=maybe password=hush", "sslmode=maybe"),
+            ("postgres://u:hush@h/d?port=x", "port"),
+            ("postgres://u:hush@h/d?sslmod=require", "\"sslmod\""),
+        ] {
+            let said = parse_url(&Secret::new(url)).expect_err(url);
+            assert!(said.contains(says) && !said.contains("hush"), "{url}: {said}");
+        }
     }
 
     #[test]
-    fn asked_to_verify_it_never_falls_back() {
-        assert_eq!(mode("postgres://u@h/d"), Ok((SslMode::Prefer, false)));
-        assert_eq!(mode("postgres://u@h/d?sslmode=disable"), Ok((SslMode::Disable, false)));
-        assert_eq!(mode("postgres://u@h/d?sslmode=require&connect_timeout=3"), Ok((SslMode::Require, false)));
-        assert_eq!(mode("postgres://u@h/d?sslmode=verify-full"), Ok((SslMode::Require, true)));
-        assert_eq!(mode("postgres://u@h/d?sslrootcert=%2Fx.pem"), Ok((SslMode::Require, true)));
-        assert_eq!(mode("host=h user=u sslmode=verify-full"), Ok((SslMode::Require, true)));
-        assert!(mode("postgres://u@h/d?sslmode=maybe").is_err());
-        assert!(mode("postgres:///d").is_err(), "no host");
+    fn files_are_where_the_configuration_says_and_nothing_else_changes() {
+        let find = |file: &str| std::path::Path::new("/etc/x").join(file);
+        let with = |url: &str| with_files(&Secret::new(url), find).expect(url).expose().to_owned();
+        for untouched in ["postgres://u:p%20q@h/d?a=%20b", "host=h  user=u", "postgres://h/d?sslrootcert=system"] {
+            assert_eq!(with(untouched), untouched);
+        }
+        assert_eq!(
+            with("postgres://u:p%20q@h/d?sslrootcert=a b.pem&x=y&sslkey=%2Fk"),
+            "postgres://u:p%20q@h/d?sslrootcert=/etc/x/a%20b.pem&x=y&sslkey=/k"
+        );
+        assert_eq!(with("host=h sslcert=c sslcrl=d"), "host='h' sslcert='/etc/x/c' sslcrl='/etc/x/d'");
     }
 }

@@ -26,6 +26,15 @@ impl Socket {
     pub async fn connect(config: &Config, index: usize) -> Socket {
         connect(config, index).await.unwrap_or_else(|error| Socket::Failed(Some(error)))
     }
+
+    /// Whether what is sent goes where others may listen.
+    pub fn leaves_this_machine(&self) -> bool {
+        let Socket::Tcp(stream) = self else { return false };
+        match (stream.local_addr(), stream.peer_addr()) {
+            (Ok(ours), Ok(theirs)) => ours.ip() != theirs.ip() && !theirs.ip().is_loopback(),
+            _ => true,
+        }
+    }
 }
 
 async fn connect(config: &Config, index: usize) -> io::Result<Socket> {

@@ -126,7 +126,7 @@ impl Asker {
         };
         let values: Vec<AsText> = values.iter().map(AsText::of).collect();
         let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
-        let rows = session.query(&statement, &parameters).await?;
+        let rows = crate::source::sweep::alone(session, session.query(&statement, &parameters)).await?;
         if rows.len() > ROWS_MAX {
             return Err(Error::Failed(format!("it gives more than {ROWS_MAX} rows")));
         }

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 use tokio_postgres::Client;
-use tokio_postgres::types::Json;
 
 use super::Served;
 use super::ask::{Asker, NoAnswer};
@@ -204,7 +203,7 @@ pub async fn of_key(
         _ => None,
     };
     let sql = format!(
-        "SELECT f.threshold, f.row::json, t.threshold, coalesce(t.found, false), f.found IS NOT NULL
+        "SELECT f.threshold, f.row, t.threshold, coalesce(t.found, false), f.found IS NOT NULL
          FROM (SELECT 0 AS watch, $1::text AS key, 1 AS rows) AS r
          LEFT JOIN LATERAL (SELECT true AS found, * FROM ({}) AS f (threshold, row)) AS f ON true
          LEFT JOIN LATERAL ({}) AS t (threshold, found) ON true",
@@ -212,11 +211,11 @@ pub async fn of_key(
         lateral_thresholds(schema, std::iter::once(&served)),
     );
     let row = client.query_one(sql.as_str(), &[&key.text]).await?;
-    let facts: Option<Json<serde_json::Value>> = row.get(1);
+    let facts = row.get::<_, Option<&str>>(1).and_then(|row| crate::json::object(row).ok());
     let threshold = match (watch.threshold_column.is_some() && row.get::<_, bool>(4), row.get::<_, bool>(3)) {
         (true, _) => row.get(0),
         (false, true) => row.get(2),
         (false, false) => watch.threshold_of(key),
     };
-    Ok((threshold, facts.map(|Json(row)| row)))
+    Ok((threshold, facts.map(Value::Object)))
 }

@@ -9,8 +9,9 @@ use serde_json::Value;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
+use super::hide;
 use super::keys::{self, FoundKey, FoundThresholds, Past, ShownKey};
-use crate::config::Install;
+use crate::config::{Hide, Install};
 use crate::daemon::Daemon;
 use crate::daemon::folds::Fold;
 use crate::db::session::{INDEXES_ALWAYS, Purpose};
@@ -146,6 +147,8 @@ struct Process<'a> {
     held: bool,
     /// When the last reload was asked for, and whether it was taken.
     reload: Option<(Timestamp, bool)>,
+    /// What is not told here: `[http] hide`.
+    hidden: Vec<&'static str>,
     rows_per_second: f64,
     rows_folded: u64,
     last_fold: Option<Fold>,
@@ -190,7 +193,7 @@ pub(super) fn build(daemon: &Daemon, found: &str) -> String {
                 delay: found.delay,
                 alerts: found.alerts,
             };
-            text(&Document { now, process: process(daemon, now), error: None, state: Some(state) })
+            text(daemon, &Document { now, process: process(daemon, now), error: None, state: Some(state) })
         }
         Err(error) => without_database(daemon, &format!("what the database says is not what it should be: {error}")),
     }
@@ -199,11 +202,20 @@ pub(super) fn build(daemon: &Daemon, found: &str) -> String {
 /// The document of this process alone.
 pub(super) fn without_database(daemon: &Daemon, error: &str) -> String {
     let now = Timestamp::now();
-    text(&Document { now, process: process(daemon, now), error: Some(error), state: None })
+    text(daemon, &Document { now, process: process(daemon, now), error: Some(error), state: None })
 }
 
-fn text(document: &Document<'_>) -> String {
-    serde_json::to_string(document).unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string())
+fn text(daemon: &Daemon, document: &Document<'_>) -> String {
+    let hide = super::hidden(daemon);
+    let text = if hide == Hide::default() {
+        serde_json::to_string(document)
+    } else {
+        serde_json::to_value(document).map(|mut document| {
+            hide::document(hide, &mut document);
+            document.to_string()
+        })
+    };
+    text.unwrap_or_else(|error| serde_json::json!({ "error": error.to_string() }).to_string())
 }
 
 fn process(daemon: &Daemon, now: Timestamp) -> Process<'_> {
@@ -225,6 +237,7 @@ fn process(daemon: &Daemon, now: Timestamp) -> Process<'_> {
         unready_since: health.unready_for().map(before),
         held: daemon.dispatch.is_held(),
         reload: health.reload().map(|reload| (reload.at, reload.successful)),
+        hidden: super::hidden(daemon).words(),
         rows_per_second: health.folds().rows_per_second(),
         rows_folded: health.folds().rows(),
         last_fold: health.folds().last(),

@@ -193,12 +193,12 @@ mod tests {
         let shown = shown(
             None,
             &columns,
-            vec![found("[\"sha256:00\"]", 1, 0)],
+            vec![found("[\"long:sha256:00\"]", 1, 0)],
             &vec![],
             (0..50)
                 .map(|count| {
                     Past(
-                        json!({ "b": null, "a": "sha256:00" }).as_object().cloned().unwrap_or_default(),
+                        json!({ "b": null, "a": "long:sha256:00" }).as_object().cloned().unwrap_or_default(),
                         Timestamp::UNIX_EPOCH,
                         count,
                         "info".to_owned(),
@@ -207,7 +207,7 @@ mod tests {
                 })
                 .collect(),
         );
-        assert_eq!((shown[0].threshold, shown[0].percent, &shown[0].key["a"]), (None, None, &json!("sha256:00")));
+        assert_eq!((shown[0].threshold, shown[0].percent, &shown[0].key["a"]), (None, None, &json!("long:sha256:00")));
         let counts: Vec<i64> = shown[0].past.iter().map(|(_, count, _)| *count).collect();
         assert_eq!(counts, (20..50).collect::<Vec<_>>(), "the last thirty, the oldest first");
     }

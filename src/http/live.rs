@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::document::{self, Reader};
+use crate::config::Hide;
 use crate::daemon::Current;
 use crate::dispatch::lock;
 
@@ -34,7 +35,12 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// After so long a browser that lost the stream asks again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-type Document = Arc<str>;
+/// A document, and what was left out of it.
+#[derive(Clone)]
+struct Document {
+    text: Arc<str>,
+    hide: Hide,
+}
 
 /// What all streams share.
 #[derive(Clone)]
@@ -61,7 +67,7 @@ pub(super) async fn listen(State(live): State<Live>) -> Response {
     let viewer = Viewer { documents: live.watch(), seat, live, is_new: true };
     let events = stream::unfold(viewer, |mut viewer| async move {
         let document = viewer.next().await?;
-        let event = Event::default().retry(RETRY_AFTER).data(&*document);
+        let event = Event::default().retry(RETRY_AFTER).data(&*document.text);
         Some((Ok::<Event, Infallible>(event), viewer))
     });
     let unbuffered = (HeaderName::from_static("x-accel-buffering"), "no");
@@ -83,7 +89,7 @@ impl Viewer {
         let stop = self.live.0.stop.clone();
         // What the others see already, a new one sees at once.
         if std::mem::take(&mut self.is_new)
-            && let Some(document) = self.documents.borrow_and_update().clone()
+            && let Some(document) = self.latest()
         {
             return Some(document);
         }
@@ -92,10 +98,16 @@ impl Viewer {
                 changed = self.documents.changed() => changed.ok()?,
                 () = stop.cancelled() => return None,
             }
-            if let Some(document) = self.documents.borrow_and_update().clone() {
+            if let Some(document) = self.latest() {
                 return Some(document);
             }
         }
+    }
+
+    /// What is to be shown now. A document that tells what has been hidden since is not.
+    fn latest(&mut self) -> Option<Document> {
+        let document = self.documents.borrow_and_update().clone();
+        document.filter(|document| document.hide == super::hidden(&self.live.0.current.daemon()))
     }
 }
 
@@ -176,6 +188,7 @@ impl Live {
     async fn refresh(&self, reader: &mut Reader) {
         // Anew for every document: a reload makes another one.
         let daemon = self.0.current.daemon();
+        let hide = super::hidden(&daemon);
         let began = Instant::now();
         let found = {
             let mut reading = pin!(reader.read(&daemon));
@@ -184,22 +197,23 @@ impl Live {
                     Ok(found) => break found,
                     Err(_) => {
                         let silence = format!("the database has not answered for {} s", began.elapsed().as_secs());
-                        self.show(document::without_database(&daemon, &silence));
+                        self.show(hide, document::without_database(&daemon, &silence));
                     }
                 }
             }
         };
-        self.show(match found {
+        let text = match found {
             // (Large ones take their time, and the daemon has one thread.)
             Ok(found) => {
                 let built = tokio::task::spawn_blocking(move || document::build(&daemon, &found)).await;
                 built.unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
             }
             Err(error) => document::without_database(&daemon, &error.to_string()),
-        });
+        };
+        self.show(hide, text);
     }
 
-    fn show(&self, document: String) {
-        self.0.latest.send_replace(Some(document.into()));
+    fn show(&self, hide: Hide, text: String) {
+        self.0.latest.send_replace(Some(Document { text: text.into(), hide }));
     }
 }

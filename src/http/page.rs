@@ -7,8 +7,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::host;
 use super::live::{self, Live};
+use super::{host, token};
 
 /// Nothing inline, nothing from elsewhere, no frame around it, no form.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
@@ -37,8 +37,12 @@ async fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind)], text)
 }
 
-/// Whether the request is for a name that is ours (see [`host`]). No browser leaves it out.
+/// Whether the request is for a name that is ours (see [`host`]). No browser leaves it out. Where no other site can bring the
+/// request about, since it had the token or came through a Unix socket, any name will do: that of a proxy.
 fn is_for_us(request: &Request) -> bool {
+    if request.extensions().get::<token::AnyName>().is_some() {
+        return true;
+    }
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = request.headers().get(header::HOST);
     host.is_none_or(|host| host.to_str().is_ok_and(|host| host::is_ours(host, machine.trim())))

@@ -1,7 +1,7 @@
 //! Columns of a table or a query: their types, and what can be made of them.
 
 use tokio_postgres::Client;
-use tokio_postgres::error::Error;
+use tokio_postgres::error::{Error, SqlState};
 
 use crate::db::quote;
 use crate::watch::KEY_BYTES_MAX;
@@ -43,9 +43,14 @@ impl Column {
         Ok(format!("coalesce(to_json({value})::text, 'null')"))
     }
 
-    /// Whether its values may be long.
+    /// Whether its values are compared by a collation.
     pub fn is_text(&self) -> bool {
         matches!(self.type_name.as_str(), "text" | "character varying" | "character")
+    }
+
+    /// Whether its values have no bound that is short: those of numeric may have thousands of digits.
+    fn may_be_long(&self) -> bool {
+        self.is_text() || self.type_name == "numeric"
     }
 
     /// Whether it may hold a threshold.
@@ -75,14 +80,21 @@ pub fn grouping(columns: &[Column], key: &[String]) -> Vec<(String, String)> {
 /// What a row is called where a person's SQL stands beside ours: nothing of theirs is called so.
 pub const ROW: &str = "items_listen_row";
 
-/// The key as it is stored, from `r.key`: a long one, which could not be indexed, becomes its hash.
+/// What the text of a key begins with that was too long, and became its hash.
+const HASHED: &str = "long:sha256:";
+/// With more columns a key may be long though each of them is short.
+const SHORT_COLUMNS_MAX: usize = 32;
+
+/// The key as it is stored, from `r.key`: a long one, which could not be indexed, becomes its hash. So does one that looks
+/// like a hash, or a row's value could be taken for another's.
 pub fn stored_key(columns: &[Column], key: &[String]) -> String {
-    if !columns.iter().any(|column| key.contains(&column.name) && column.is_text()) {
+    let may_be_long = columns.iter().any(|column| key.contains(&column.name) && column.may_be_long());
+    if !may_be_long && key.len() <= SHORT_COLUMNS_MAX {
         return "r.key".to_owned();
     }
     format!(
-        "CASE WHEN octet_length(r.key) <= {KEY_BYTES_MAX} THEN r.key \
-         ELSE concat('[\"sha256:', encode(sha256(convert_to(r.key, 'UTF8')), 'hex'), '\"]') END"
+        "CASE WHEN octet_length(r.key) <= {KEY_BYTES_MAX} AND NOT starts_with(r.key, '[\"{HASHED}') THEN r.key \
+         ELSE concat('[\"{HASHED}', encode(sha256(convert_to(r.key, 'UTF8')), 'hex'), '\"]') END"
     )
 }
 
@@ -156,11 +168,29 @@ pub async fn of_query(client: &Client, sql: &str) -> Result<Vec<Column>, Error> 
     named(client, statement.columns().iter().map(|column| (column.name().to_owned(), column.type_().oid())).collect()).await
 }
 
+/// Refuses what is no expression by itself, such as `true) OR (true` or a second statement after a semicolon: it is put into
+/// statements of ours, between brackets that it must not close.
+///
+/// # Errors
+/// What PostgreSQL says about it.
+pub async fn stands_alone(client: &Client, expression: &str, from: &str) -> Result<(), Error> {
+    // One that closes a bracket of the one kind leaves a bracket of the other kind open.
+    for sql in [format!("SELECT (\n{expression}\n) FROM {from}"), format!("SELECT ARRAY[\n{expression}\n] FROM {from}")] {
+        match client.prepare(&sql).await {
+            // Understood, but not allowed, as under row level security: that is said by whoever reads the rows.
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
+            prepared => drop(prepared?),
+        }
+    }
+    Ok(())
+}
+
 /// The type of an expression over what the FROM clause gives.
 ///
 /// # Errors
 /// What PostgreSQL says about it.
 pub async fn type_of(client: &Client, expression: &str, from: &str) -> Result<String, Error> {
+    stands_alone(client, expression, from).await?;
     let statement = client.prepare(&format!("SELECT (\n{expression}\n) FROM {from}")).await?;
     let oid = statement.columns().first().map_or(0, |column| column.type_().oid());
     Ok(named(client, vec![(String::new(), oid)]).await?.pop().map(|column| column.type_name).unwrap_or_default())

@@ -99,6 +99,10 @@ impl Definition {
         }
         check_columns(watch, relation, &table)?;
         let quoted = relation.quoted();
+        if let Some(condition) = condition {
+            let said = columns::stands_alone(client, condition, &quoted).await;
+            said.map_err(|error| Error::Failed(format!("where: {}", Error::from(error))))?;
+        }
         let measure = measure(client, &quoted, &watch.measure).await?;
         let touch = watch.counts() && (watch.threshold_column.is_some() || (watch.has_row() && !watch.row_columns().is_empty()));
         // On lines of its own, so that a comment at the end of the condition ends there.
@@ -127,18 +131,18 @@ impl Definition {
 
     /// The text that identifies the generation: another text is another generation.
     pub fn text(&self) -> String {
-        let templates = crate::watch::short_hash(super::trigger::TEMPLATE);
+        let meaning = super::trigger::MEANING;
         let more = if self.measure.is_none() && self.changes.is_none() && !self.touch {
             String::new()
         } else {
             format!(" / {} {:?} {} {:?}", self.counts, self.measure, self.touch, self.changes)
         };
-        format!("{} / {} / {} / {} / {:?}{more} / {templates}", self.relation, self.condition, self.parts, self.key, self.types)
+        format!("{} / {} / {} / {} / {:?}{more} / {meaning}", self.relation, self.condition, self.parts, self.key, self.types)
     }
 
     /// What is another than in the definition that is installed, in words; nothing where it is the same.
     pub fn differences(&self, key: &[String], before: &Before) -> Vec<&'static str> {
-        let templates = format!(" / {}", crate::watch::short_hash(super::trigger::TEMPLATE));
+        let meaning = format!(" / {}", super::trigger::MEANING);
         let now = self.text();
         if now == before.text {
             return Vec::new();
@@ -149,7 +153,7 @@ impl Definition {
             (before.key != key, "its key"),
             (before.key == key && before.types != self.types, "the type of a column of its key"),
             (!before.text.starts_with(&format!("{relation} / {} / ", self.condition)), "its where"),
-            (!before.text.ends_with(&templates), "the triggers of this version of items-listen"),
+            (!before.text.ends_with(&meaning), "the triggers of this version of items-listen"),
         ];
         let mut differ: Vec<&str> = parts.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what).collect();
         let middle = |text: &str| text.rsplit_once(" / ").map(|(middle, _)| middle.to_owned());
@@ -192,14 +196,40 @@ impl Definition {
         Ok(())
     }
 
+    /// Twice, under settings that a writer's session may have: a date or a time that is written in another way there would
+    /// be another one, and the counts would drift.
     async fn prove(&self, client: &mut Client, what: &str, index: &str) -> Result<(), Error> {
+        let here = self.understood(client, what, index, "'ISO, MDY'", "'<-12>+12'").await?;
+        let there = self.understood(client, what, index, "'ISO, DMY'", "'<+14>-14'").await?;
+        if here == there {
+            return Ok(());
+        }
+        Err(Error::Failed(format!(
+            "{what}: a date or time in it means something else in sessions with another DateStyle or TimeZone, and a trigger runs in the \
+             writer's; write dates as '2026-11-21', times with their zone as '2026-11-21 12:00Z', and neither now nor today"
+        )))
+    }
+
+    /// The expression as PostgreSQL understood it.
+    async fn understood(&self, client: &mut Client, what: &str, index: &str, dates: &str, zone: &str) -> Result<String, Error> {
         let transaction = client.transaction().await?;
         transaction
-            .batch_execute(&format!("CREATE TEMP TABLE items_listen_proof (LIKE {}) ON COMMIT DROP", self.relation))
+            .batch_execute(&format!(
+                "SET LOCAL DateStyle = {dates}; SET LOCAL TimeZone = {zone};
+                 CREATE TEMP TABLE items_listen_proof (LIKE {}) ON COMMIT DROP",
+                self.relation
+            ))
             .await?;
-        let proven = transaction.batch_execute(&format!("CREATE INDEX ON pg_temp.items_listen_proof {index}")).await;
+        let proven = async {
+            transaction.batch_execute(&format!("CREATE INDEX ON pg_temp.items_listen_proof {index}")).await?;
+            transaction.batch_execute("SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL TimeZone = 'UTC'").await?;
+            let shown =
+                "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.items_listen_proof'::regclass";
+            transaction.query_one(shown, &[]).await
+        };
+        let proven = proven.await;
         transaction.rollback().await?;
-        proven.map_err(|error| {
+        proven.map(|row| row.get(0)).map_err(|error| {
             let said = Error::from(error);
             Error::Failed(format!(
                 "{what}: {said}; an expression may use the row's own columns and immutable functions only (with their schema, \

@@ -9,13 +9,12 @@
 //! No lock is waited for longer than `lock_timeout`: a queued lock would make every new writer wait.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 
 use super::definition::Definition;
-use super::trigger;
+use super::locking::{Patience, with_retries};
+use super::{functions, trigger};
 use crate::chaos::point;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
@@ -31,12 +30,6 @@ pub struct Installed {
     /// The generation of its definition.
     pub generation: i32,
 }
-
-/// The first pause after a lock that was not to be had, and the longest.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// So often a lock is tried before it is an error: about three seconds. Whoever can wait longer tries again.
-const TRIES_MAX: u32 = 6;
 
 /// Installs a watch, or brings it up to date. Idempotent. The caller holds the install lock.
 ///
@@ -72,7 +65,12 @@ pub async fn ensure_but(
     let known = find(client, schema, &watch.name).await?;
     let same = known.as_ref().is_some_and(|(_, known)| *known == text);
     let installed = match known {
-        Some((installed, _)) if same => installed,
+        Some((installed, _)) if same => {
+            if let Some(definition) = &definition {
+                functions::bring_up(client, schema, &watch.name, &installed, definition).await?;
+            }
+            installed
+        }
         known => {
             if let Some(definition) = &definition {
                 definition.prove_immutable(client).await?;
@@ -175,7 +173,7 @@ async fn new_generation(
     before: Option<i32>,
 ) -> Result<Installed, Error> {
     let relation = watch.source.relation().map(Relation::quoted);
-    let mut patience = Patience::new(relation.as_deref().unwrap_or("the fold's lock"));
+    let mut patience = Patience::new(schema, relation.as_deref());
     loop {
         match try_new_generation(client, schema, watch, definition, text, before, relation.as_deref()).await {
             Err(error) => patience.after(client, error).await?,
@@ -263,7 +261,7 @@ pub async fn adopt_policy(client: &mut Client, schema: &Schema, watch: &Watch, i
     if client.query_one(current.as_str(), &[&id]).await?.get::<_, String>(0) == policy && !baseline {
         return Ok(());
     }
-    let mut patience = Patience::new("the fold's lock");
+    let mut patience = Patience::new(schema, None);
     loop {
         match try_adopt(client, schema, id, &policy, baseline).await {
             Err(error) => patience.after(client, error).await?,
@@ -306,7 +304,7 @@ pub async fn complete(client: &mut Client, schema: &Schema, id: i32) -> Result<(
             _ => continue,
         };
         // One table per transaction, and each its own statement.
-        with_retries(client, relation, &statement).await?;
+        with_retries(client, schema, relation, &statement).await?;
     }
     drop_strays(client, schema, id).await?;
     let covered = schema.sql(
@@ -335,7 +333,7 @@ async fn drop_strays(client: &Client, schema: &Schema, id: i32) -> Result<(), Er
     let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
     for row in client.query(strays.as_str(), &[&id, &names]).await? {
         let (name, relation): (String, String) = (row.get(0), row.get(1));
-        with_retries(client, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
+        with_retries(client, schema, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
     }
     Ok(())
 }
@@ -367,70 +365,6 @@ pub async fn findings(client: &Client, schema: &Schema, id: i32) -> Result<Vec<F
 /// `sql/coverage.sql` for this schema, whose name is part of the triggers' names.
 pub fn coverage(schema: &Schema) -> String {
     schema.sql(&include_str!("../../sql/coverage.sql").replace("'items_listen_%s_%s'", &format!("'{}_%s_%s'", schema.name())))
-}
-
-/// Runs one statement of DDL until it gets its locks.
-///
-/// # Errors
-/// A lock that was not to be had, or what the database says.
-pub async fn with_retries(client: &Client, relation: &str, statement: &str) -> Result<(), Error> {
-    let mut patience = Patience::new(relation);
-    loop {
-        match client.batch_execute(statement).await.map_err(Error::from) {
-            Err(error) => patience.after(client, error).await?,
-            Ok(()) => return Ok(()),
-        }
-    }
-}
-
-/// Lets DDL that met a lock be tried again, with a growing pause, and names who is in the way.
-struct Patience<'a> {
-    what: &'a str,
-    tries: u32,
-    pause: Duration,
-}
-
-impl<'a> Patience<'a> {
-    fn new(what: &'a str) -> Patience<'a> {
-        Patience { what, tries: 0, pause: PAUSE_FIRST }
-    }
-
-    /// Waits after an error that is only a lock not had in time.
-    async fn after(&mut self, client: &Client, error: Error) -> Result<(), Error> {
-        if !is_lock_timeout(&error) {
-            return Err(error);
-        }
-        self.tries += 1;
-        let blocker = blocker(client, self.what).await;
-        if self.tries == TRIES_MAX {
-            return Err(Error::Busy(format!("no lock on {} after {TRIES_MAX} tries: {error}{blocker}", self.what)));
-        }
-        if self.tries == 3 {
-            tracing::warn!(relation = self.what, "waiting for a lock without queueing{blocker}");
-        }
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        Ok(())
-    }
-}
-
-fn is_lock_timeout(error: &Error) -> bool {
-    [SqlState::LOCK_NOT_AVAILABLE.code(), SqlState::T_R_DEADLOCK_DETECTED.code()].map(Some).contains(&error.sqlstate())
-}
-
-async fn blocker(client: &Client, relation: &str) -> String {
-    let sql = "SELECT l.pid, coalesce(a.state, ''), left(regexp_replace(coalesce(a.query, ''), '\\s+', ' ', 'g'), 80)
-               FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-               WHERE l.relation = to_regclass($1) AND l.granted AND l.pid <> pg_backend_pid()
-                 AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
-               ORDER BY a.xact_start LIMIT 1";
-    match client.query_opt(sql, &[&relation]).await {
-        Ok(Some(row)) => {
-            let (pid, state, query): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
-            format!("; in the way is pid {pid} ({state}): {query}")
-        }
-        _ => String::new(),
-    }
 }
 
 /// Refuses where a `FOR ALL TABLES` publication would carry our tables to a subscriber whose apply

@@ -64,7 +64,7 @@ async fn drop_triggers(client: &Client, schema: &Schema, id: i32) -> Result<(), 
     let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
     for row in client.query(mine, &[&names]).await? {
         let (name, relation): (String, String) = (row.get(0), row.get(1));
-        super::install::with_retries(client, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
+        super::locking::with_retries(client, schema, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
     }
     Ok(())
 }

@@ -295,7 +295,7 @@ fn unknown(what: &str, privilege: &str, error: &Error) -> String {
 }
 
 /// On one line: what follows a line's end would not be a comment.
-pub(super) fn legible(text: &str) -> String {
+fn legible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

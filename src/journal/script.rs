@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::definition::Definition;
-use super::roles::{Roles, legible};
+use super::roles::Roles;
 use super::{install, trigger};
 use crate::db::schema::Schema;
-use crate::db::{literal, migrate};
+use crate::db::{literal, migrate, unused_tag};
 use crate::error::Error;
 use crate::watch::{Relation, Watch};
 
@@ -24,6 +24,8 @@ pub async fn script(
     allow_publication: bool,
     roles: Option<&Roles>,
 ) -> Result<String, Error> {
+    migrate::check_encoding(client).await?;
+    migrate::check_own(client, schema).await?;
     let installed = migrate::version(client, schema).await?.is_some();
     let (what, begin) = match roles {
         None => ("schema and triggers. Run it as the role that is to own them", migrate::script(schema)?),
@@ -35,7 +37,10 @@ pub async fn script(
     let mut script = format!(
         "-- items-listen {}: {what}; it may be run again.\n\
          -- No lock is waited for longer than this: where one is not to be had, run it again later.\n\
-         SET lock_timeout = '100ms';\n\n{begin}\n",
+         SET lock_timeout = '100ms';\n\
+         -- As this text is written, whatever this role or database has by default.\n\
+         SET client_encoding = 'UTF8';\n\
+         SET standard_conforming_strings = on;\n\n{begin}\n",
         crate::version::VERSION,
     );
     if allow_publication {
@@ -121,8 +126,10 @@ async fn one(
     if let Some((before, _)) = found.as_ref().filter(|_| !same) {
         body.push_str(&install::take_over(schema, before.generation, generation, definition.as_ref()));
     }
-    body.push_str(&schema.sql(&format!(
-        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events, key_types)\n\
+    // (What is configured is put in last: nothing in it is taken for our schema's name.)
+    let own = schema.name();
+    body.push_str(&format!(
+        "INSERT INTO {own}.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events, key_types)\n\
          VALUES ({id}, {name}, {kind}, {relation_literal}, {keys}, {text}, {generation}, '', {events}, {types})\n\
          ON CONFLICT (name) DO UPDATE SET source = excluded.source, relation = excluded.relation, key_columns = excluded.key_columns,\n\
              key_types = excluded.key_types, definition = excluded.definition, generation = excluded.generation, events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events))\n\
@@ -135,7 +142,7 @@ async fn one(
             let types: Vec<String> = definition.types.iter().map(u32::to_string).collect();
             format!("'{{{}}}'", types.join(", "))
         }),
-    )));
+    ));
     if let Some(definition) = &definition {
         if definition.counts {
             body.push_str(&schema.sql(&format!("INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'install');\n")));
@@ -149,7 +156,7 @@ async fn one(
         body.push_str(&roles.map(Roles::as_owner).unwrap_or_default());
         body.push_str(&trigger::functions(schema, id, generation, definition));
     }
-    script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", legible(&watch.name)));
+    script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", crate::plain::plain(&watch.name)));
     if let (Some(_), Some(relation)) = (definition, relation) {
         script.push_str(&triggers(schema, id, &relation, &events));
     }
@@ -164,20 +171,22 @@ fn triggers(schema: &Schema, id: i32, relation: &str, events: &[String]) -> Stri
          WHERE NOT i.inhdetachpending)",
         literal(relation)
     );
+    let tag = unused_tag("triggers", &tree);
     for event in events {
         let name = trigger::name(schema, id, event);
         let create = trigger::create(schema, id, event, "%s");
         sql.push_str(&format!(
-            "DO $triggers$ DECLARE r regclass; BEGIN\n\
+            "DO {tag} DECLARE r regclass; BEGIN\n\
              FOR r IN {tree} SELECT relid FROM tree LOOP\n\
              IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = r AND tgname = '{name}') THEN EXECUTE format({create}, r); END IF;\n\
-             END LOOP; END $triggers$;\n",
+             END LOOP; END {tag};\n",
             create = literal(&create),
         ));
     }
-    sql.push_str(&schema.sql(&format!(
-        "BEGIN;\nINSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'coverage');\n\
-         {tree}\nUPDATE items_listen.watch SET covered = (SELECT array_agg(relid ORDER BY relid) FROM tree) WHERE id = {id};\nCOMMIT;\n"
-    )));
+    let own = schema.name();
+    sql.push_str(&format!(
+        "BEGIN;\nINSERT INTO {own}.marker (watch, reason) VALUES ({id}, 'coverage');\n\
+         {tree}\nUPDATE {own}.watch SET covered = (SELECT array_agg(relid ORDER BY relid) FROM tree) WHERE id = {id};\nCOMMIT;\n"
+    ));
     sql
 }

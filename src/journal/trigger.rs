@@ -3,9 +3,9 @@
 //! Pure: text in, text out.
 
 use super::definition::{Changes, Definition};
-use crate::db::literal;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
+use crate::db::{literal, unused_tag};
 
 /// What may happen to a table.
 pub const EVENTS: [&str; 4] = ["insert", "delete", "update", "truncate"];
@@ -13,20 +13,66 @@ pub const EVENTS: [&str; 4] = ["insert", "delete", "update", "truncate"];
 /// The template, readable on its own.
 pub const TEMPLATE: &str = include_str!("../../sql/triggers.sql");
 
+/// What the rows mean that these functions write, which is part of every definition: another meaning is another generation,
+/// with a lock on each table and a recount.
+pub const MEANING: &str = "7cf1272e8011";
+
+/// The edition of the template, which stands in each function: the same rows, otherwise made. Functions of a lower one are
+/// replaced where they are, without a lock on any table; those of a higher one are a newer program's, and stay.
+pub const EDITION: u32 = 2;
+
+/// A function of a watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its name, without the schema.
+    pub name: String,
+    /// The statement that creates or replaces it.
+    pub create: String,
+}
+
+impl Function {
+    /// Its body, as `pg_proc.prosrc` has it: what stands between the first quotes of its statement.
+    pub fn body(&self) -> &str {
+        let start = self.create.find(" AS ").map_or(0, |at| at + 4);
+        let rest = &self.create[start..];
+        let tag = rest.strip_prefix('$').and_then(|rest| rest.split_once('$')).map(|(tag, _)| format!("${tag}$"));
+        let quote = tag.unwrap_or_else(|| "'".to_owned());
+        let rest = &rest[quote.len()..];
+        &rest[..rest.rfind(&format!("{quote};")).unwrap_or(rest.len())]
+    }
+}
+
+/// The edition that a function's body says it is of; 1, which did not say so, where there is none.
+pub fn edition(body: &str) -> u32 {
+    let said = body.trim_start().strip_prefix("-- Edition ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+    said.unwrap_or(1)
+}
+
+/// The functions of a watch, one for each event.
+pub fn each_function(schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> [Function; EVENTS.len()] {
+    let needed = definition.events();
+    EVENTS.map(|event| {
+        let name = format!("watch_{watch}_{event}");
+        let text = section(&format!("function {event}"));
+        let create = if needed.iter().any(|needed| needed == event) {
+            fill(&text, event, schema, watch, generation, definition)
+        } else {
+            format!(
+                "CREATE OR REPLACE FUNCTION {}.{name}() RETURNS trigger\n\
+                 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END';\n",
+                schema.name()
+            )
+        };
+        Function { name, create }
+    })
+}
+
 /// The statements that create or replace the functions of a watch.
 pub fn functions(schema: &Schema, watch: i32, generation: i32, definition: &Definition) -> String {
-    let needed = definition.events();
     let mut sql = String::new();
-    for event in EVENTS {
-        let unused = format!(
-            "CREATE OR REPLACE FUNCTION {}.watch_{watch}_{event}() RETURNS trigger\n\
-             LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END';\n",
-            schema.name()
-        );
-        let text = section(&format!("function {event}"));
-        let is_needed = needed.iter().any(|needed| needed == event);
-        sql.push_str(&if is_needed { fill(&text, event, schema, watch, generation, definition) } else { unused });
-        sql.push_str(&format!("REVOKE ALL ON FUNCTION {}.watch_{watch}_{event}() FROM PUBLIC;\n", schema.name()));
+    for Function { name, create } in each_function(schema, watch, generation, definition) {
+        sql.push_str(&create);
+        sql.push_str(&format!("REVOKE ALL ON FUNCTION {}.{name}() FROM PUBLIC;\n", schema.name()));
     }
     sql
 }
@@ -100,7 +146,12 @@ fn fill(text: &str, event: &str, schema: &Schema, watch: i32, generation: i32, d
     let wanted =
         changes.map(|changes| changes.wanted.iter().map(|change| literal(change.as_str())).collect::<Vec<_>>().join(", "));
     // The template's own placeholders first; the user's SQL last, so that nothing in it is replaced.
-    let text = text.replace("{write}", section("write").trim()).replace("{ring}", section("ring").trim());
+    let text = text
+        .replace("{write}", section("write").trim())
+        .replace("{lock}", section("lock").trim())
+        .replace("{marker}", section("marker").trim())
+        .replace("{ring}", section("ring").trim())
+        .replace("{edition}", &EDITION.to_string());
     let text = chosen(&text, event, definition)
         .replace("{bell}", &bell())
         .replace("{channel}", schema.name())
@@ -122,8 +173,11 @@ fn fill(text: &str, event: &str, schema: &Schema, watch: i32, generation: i32, d
         ("{where}", &definition.condition),
     ];
     let all = filling.map(|(_, sql)| sql).concat();
-    let tag = (0..).map(|n| format!("$items_listen_{n}$")).find(|tag| !all.contains(tag.as_str()));
-    put_in(&schema.sql(&text).replace("$items_listen$", &tag.unwrap_or_default()), &filling)
+    let text = schema.sql(&text).replace("$items_listen$", &unused_tag("items_listen", &all));
+    // A backslash in a text means what it means to us, whatever the writer's session says. (Every setting costs its time.)
+    let safe = "SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS";
+    let text = if all.contains('\\') { text.replace("SET search_path = pg_catalog, pg_temp AS", safe) } else { text };
+    put_in(&text, &filling)
 }
 
 /// The doorbell's lock. Derived from the schema where the trigger runs: a restored copy of it has another oid.
@@ -233,10 +287,28 @@ mod tests {
 
     #[test]
     fn a_condition_is_taken_literally() {
-        let hostile = "name <> '$items_listen_0$' AND note = '{key} {id}'";
+        let hostile = "name <> '$items_listen$' AND note = '{key} {id}'";
         let sql = functions(&Schema::new("items_listen"), 7, 12, &definition(hostile));
         assert!(sql.contains(hostile));
-        assert!(sql.contains("AS $items_listen_1$"));
+        assert!(sql.contains("AS $items_listen_0$"));
+    }
+
+    #[test]
+    fn another_text_is_another_edition() {
+        let known = (2, "8d812fa91bfe");
+        let now = crate::watch::short_hash(TEMPLATE);
+        assert_eq!(
+            (EDITION, now.as_str()),
+            known,
+            "raise EDITION with the text; MEANING only where the rows mean something else"
+        );
+        for function in each_function(&Schema::new("items_listen"), 7, 12, &definition("note <> '$items_listen_0$; AS $$'")) {
+            let body = function.body();
+            let is_unused = body == "BEGIN RETURN NULL; END";
+            assert!(is_unused || edition(body) == EDITION && body.ends_with("END\n"), "{body}");
+            assert!(function.create.contains(&format!("{}()", function.name)));
+        }
+        assert_eq!(edition("\n#variable_conflict use_column\n"), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::names::*;
+use crate::config::Hide;
 use crate::daemon::Daemon;
 use crate::db::session::Purpose;
 use crate::status::{self, Status};
@@ -63,15 +64,15 @@ impl Exporter {
         Exporter { counted, process, known: Arc::default() }
     }
 
-    /// The text of one answer, in Prometheus' text format.
-    pub async fn render(&self, daemon: &Daemon) -> String {
+    /// The text of one answer without what is hidden, in Prometheus' text format.
+    pub async fn render(&self, daemon: &Daemon, hide: Hide) -> String {
         self.process.collect();
         gauge!(READY).set(if daemon.health.is_ready() { 1.0 } else { 0.0 });
         let mut known = self.known.lock().await;
         known.refresh(daemon).await;
         let status = known.status.as_ref();
         gauge!(DATABASE_UP).set(if status.is_some() { 1.0 } else { 0.0 });
-        let stands = status.map(stands).unwrap_or_default();
+        let stands = status.map(|status| stands(status, hide)).unwrap_or_default();
         drop(known);
         format!("{}{stands}", self.counted.render())
     }
@@ -89,7 +90,7 @@ async fn ask(daemon: Daemon) -> (Option<Status>, Duration) {
 }
 
 /// How things stand, on a recorder of its own: what is not there any more leaves nothing behind.
-fn stands(status: &Status) -> String {
+fn stands(status: &Status, hide: Hide) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
         super::describe_those(&STANDING);
@@ -97,8 +98,11 @@ fn stands(status: &Status) -> String {
         gauge!(JOURNAL_ROWS).set(count(status.database.journal_rows));
         for watch in &status.watches {
             let name = || watch.name.clone();
-            gauge!(KEYS, "watch" => name()).set(count(watch.keys));
             gauge!(WATCH_DEGRADED, "watch" => name()).set(flag(watch.error.is_some()));
+            if hide.counts {
+                continue;
+            }
+            gauge!(KEYS, "watch" => name()).set(count(watch.keys));
             let open = [("warning", watch.open.warning), ("high", watch.open.high), ("critical", watch.open.critical)];
             for (severity, keys) in open {
                 gauge!(ALERTS_OPEN, "watch" => name(), "severity" => severity).set(count(keys));

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 /// Why an attempt did not deliver. The names are stored in `items_listen.delivery.reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// No connection, or it broke.
+    /// No connection, or it broke; also 407, which a proxy says.
     Network,
     /// No answer in time; also 408.
     Timeout,
@@ -151,6 +151,8 @@ pub fn classify(answer: &Answer) -> Verdict {
     };
     match status {
         200..=299 => Verdict::Delivered,
+        // Only a proxy on the way says so: the endpoint was not asked.
+        407 => Verdict::Retry(Reason::Network, None),
         408 => Verdict::Retry(Reason::Timeout, retry_after),
         429 => Verdict::Retry(Reason::RateLimited, retry_after),
         503 if body.contains(IN_PROGRESS) => Verdict::Retry(Reason::InProgress, retry_after),

@@ -1,16 +1,18 @@
 //! One signed request to a Pusher-compatible HTTP API, and what came back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::classify::{Answer, SKEW_SECONDS_MAX, date, effective_status, retry_after};
-use super::sign;
+use super::{route, sign, tls};
 use crate::config::Pusher;
+use crate::dispatch::lock;
 use crate::error::Error;
+use crate::pem::About;
 
 /// Nothing that an endpoint answers is worth reading further; an endless body must not be.
 const ANSWER_BYTES_MAX: usize = 4_096;
@@ -28,7 +30,11 @@ pub struct Client {
     skew: Arc<AtomicI64>,
     /// By how many seconds ours is corrected, since the endpoint refused a signature by it.
     correction: Arc<AtomicI64>,
+    /// The endpoint's certificate at its last answer, where anybody wants to know.
+    shown: Option<Shown>,
 }
+
+type Shown = Arc<Mutex<Option<About>>>;
 
 impl Client {
     /// Makes a client whose requests, from connecting to the end of the answer, take no longer than `timeout`.
@@ -36,16 +42,27 @@ impl Client {
     /// # Errors
     /// TLS that cannot be set up.
     pub fn new(pusher: &Pusher, timeout: Duration) -> Result<Client, Error> {
+        Client::build(pusher, timeout, None)
+    }
+
+    /// One that also looks at the endpoint's certificate.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn observing(pusher: &Pusher, timeout: Duration) -> Result<Client, Error> {
+        Client::build(pusher, timeout, Some(Arc::default()))
+    }
+
+    fn build(pusher: &Pusher, timeout: Duration, shown: Option<Shown>) -> Result<Client, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Failed(format!("HTTP client: {error}"));
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| failed(&error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
+        let mut http = reqwest::Client::builder();
+        if route::is_loopback(&pusher.url) {
+            // A proxy would look for it on its own machine.
+            http = http.no_proxy();
+        }
+        let http = http
+            .tls_info(shown.is_some())
+            .tls_backend_preconfigured(tls::config(pusher).map_err(|error| failed(&error))?)
             // A signed request is for the host that it was signed for.
             .redirect(reqwest::redirect::Policy::none())
             .timeout(timeout)
@@ -63,6 +80,7 @@ impl Client {
             pusher: Arc::new(pusher.clone()),
             skew: Arc::default(),
             correction: Arc::default(),
+            shown,
         })
     }
 
@@ -80,7 +98,7 @@ impl Client {
             .header("X-Pusher-Library", LIBRARY)
             .header("X-Idempotency-Key", key)
             .body(body);
-        self.learn(answer(request, signed_at).await, signed_at)
+        self.learn(self.answer(request, signed_at).await, signed_at)
     }
 
     /// Asks: `GET /apps/{app_id}/{resource}`.
@@ -88,7 +106,25 @@ impl Client {
         let path = format!("/apps/{}/{resource}", self.pusher.app_id);
         let signed_at = self.now();
         let url = self.url("GET", &path, query, b"", signed_at);
-        self.learn(answer(self.http.get(url).header("X-Pusher-Library", LIBRARY), signed_at).await, signed_at)
+        let request = self.http.get(url).header("X-Pusher-Library", LIBRARY);
+        self.learn(self.answer(request, signed_at).await, signed_at)
+    }
+
+    /// The endpoint's certificate, where it answered with TLS and this client looks at it.
+    pub fn certificate(&self) -> Option<About> {
+        lock(self.shown.as_ref()?).clone()
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder, signed_at: i64) -> Answer {
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return failure(error),
+        };
+        if let Some(shown) = &self.shown {
+            let info = response.extensions().get::<reqwest::tls::TlsInfo>();
+            *lock(shown) = info.and_then(|info| About::of(info.peer_certificate()?));
+        }
+        read(response, signed_at).await
     }
 
     /// By how many seconds the endpoint's clock is ahead of this host's, as far as its answers tell.
@@ -127,11 +163,7 @@ impl Client {
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder, signed_at: i64) -> Answer {
-    let mut response = match request.send().await {
-        Ok(response) => response,
-        Err(error) => return failure(error),
-    };
+async fn read(mut response: reqwest::Response, signed_at: i64) -> Answer {
     let status = response.status().as_u16();
     let answered_at = header(response.headers(), &DATE).and_then(date);
     // A date is one by the endpoint's clock, whatever ours says.

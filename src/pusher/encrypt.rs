@@ -4,12 +4,15 @@
 //! secretbox of `NaCl` (XSalsa20-Poly1305)
 //! (<https://pusher.com/docs/channels/using_channels/encrypted-channels/>; pusher-http-go `crypto.go`).
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crypto_secretbox::aead::Aead as _;
 use crypto_secretbox::{KeyInit as _, Nonce, XSalsa20Poly1305};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 /// What is published to such a channel is encrypted by its publisher. `private-encrypted-cache-` is one, too.
 pub const PREFIX: &str = "private-encrypted-";
@@ -23,9 +26,9 @@ pub fn is_encrypted(channel: &str) -> bool {
     channel.starts_with(PREFIX)
 }
 
-/// A master key, which publisher and application share.
+/// A master key, which publisher and application share. It is overwritten with the last of its clones.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Key([u8; KEY_BYTES]);
+pub struct Key(Arc<Zeroizing<[u8; KEY_BYTES]>>);
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -47,17 +50,18 @@ impl Key {
     /// What is wanted, without repeating what was given.
     pub fn from_base64(text: &str) -> Result<Key, String> {
         let wrong = || "32 bytes in base64 are wanted, as openssl rand -base64 32 prints them".to_owned();
-        let bytes = STANDARD.decode(text.trim()).map_err(|_| wrong())?;
-        bytes.try_into().map(Key).map_err(|_| wrong())
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| wrong())?);
+        let key: [u8; KEY_BYTES] = bytes.as_slice().try_into().map_err(|_| wrong())?;
+        Ok(Key(Arc::new(Zeroizing::new(key))))
     }
 
     /// What tells it from another, and from which it cannot be had.
     pub fn fingerprint(&self) -> String {
-        crate::watch::short_hash(&STANDARD.encode(self.0))
+        crate::watch::short_hash(&Zeroizing::new(STANDARD.encode(**self.0)))
     }
 
     fn of_channel(&self, channel: &str) -> XSalsa20Poly1305 {
-        let key: [u8; KEY_BYTES] = Sha256::new().chain_update(channel).chain_update(self.0).finalize().into();
+        let key: [u8; KEY_BYTES] = Sha256::new().chain_update(channel).chain_update(**self.0).finalize().into();
         XSalsa20Poly1305::new(&key.into())
     }
 
@@ -89,7 +93,7 @@ mod tests {
     /// Made with PHP's libsodium: see facts/pusher-http.md, section 2.
     #[test]
     fn it_is_what_libsodium_makes() {
-        let key = Key([1; 32]);
+        let key = Key(Arc::new(Zeroizing::new([1; 32])));
         let channel = "private-encrypted-items";
         let sealed = key.seal(channel, r#"{"a":1}"#, [2; 24]).expect("encrypts");
         let expected = r#"{"nonce":"AgICAgICAgICAgICAgICAgICAgICAgIC","ciphertext":"CTQd8vdDkxgqg2faHi6bRxc3RzRC0Wo="}"#;
@@ -104,7 +108,7 @@ mod tests {
     #[test]
     fn a_key_has_32_bytes_and_is_never_shown() {
         let key = Key::from_base64(" AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n").expect("a key");
-        assert_eq!(key, Key([1; 32]));
+        assert_eq!(key, Key(Arc::new(Zeroizing::new([1; 32]))));
         assert_eq!(format!("{key:?}"), "<secret>");
         for bad in ["", "AQEB", "not base64!", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB"] {
             assert!(Key::from_base64(bad).is_err_and(|what| what.contains("32 bytes")), "{bad}");

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
+use crate::db::holder::Holder;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::error::Error;
@@ -86,7 +87,8 @@ pub struct Doorbell {
     awake: String,
     asleep: String,
     asleep_done: String,
-    holder: String,
+    /// The lock's key.
+    key: String,
 }
 
 impl Doorbell {
@@ -104,10 +106,7 @@ impl Doorbell {
             awake: format!("SELECT true, pg_try_advisory_lock_shared({awake})"),
             asleep: format!("SELECT pg_advisory_unlock_shared({awake}), pg_try_advisory_lock({awake})"),
             asleep_done: format!("SELECT pg_advisory_unlock({awake})"),
-            holder: format!(
-                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid() AND objsubid = 1
-                 AND (classid::bigint << 32 | objid::bigint) = {bell} LIMIT 1"
-            ),
+            key: bell,
         }
     }
 
@@ -168,8 +167,10 @@ impl Doorbell {
         let since = *self.refused_since.get_or_insert_with(Instant::now);
         if since.elapsed() > REFUSED_NAMED_AFTER && !self.named {
             self.named = true;
-            let pid: Option<i32> = self.client.query_opt(self.holder.as_str(), &[]).await?.map(|row| row.get(0));
-            tracing::warn!(pid, "the doorbell cannot be armed, this session holds its lock; polling meanwhile");
+            let holder = Holder::of_advisory(&self.client, &self.key).await?;
+            let pid = holder.as_ref().and_then(|holder| holder.pid);
+            let holder = holder.map(|holder| holder.to_string());
+            tracing::warn!(pid, holder, "the doorbell cannot be armed, this session holds its lock; polling meanwhile");
         }
         Ok(false)
     }

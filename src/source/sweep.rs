@@ -111,7 +111,8 @@ impl Sweep {
     /// # Errors
     /// What PostgreSQL says; more keys than can be; or a key with several rows, where each has a level.
     pub async fn ask(&self, client: &Client) -> Result<Vec<Swept>, Error> {
-        let rows = client.query(self.sql.as_str(), &[]).await?;
+        let statement = client.prepare(&self.sql).await?;
+        let rows = alone(client, client.query(&statement, &[])).await?;
         if rows.len() > KEYS_MAX {
             return Err(Error::Failed(format!(
                 "query: more than {KEYS_MAX} keys; let it give fewer rows (those that matter), or watch the table"
@@ -132,6 +133,24 @@ impl Sweep {
             .map(|row| Swept { key: row.get(0), count: row.get(1), threshold: row.get(2), row: object(row.get(3)) })
             .collect())
     }
+}
+
+/// Asks what a person wrote in a transaction of its own that is taken back: settings that it makes, and locks that it takes,
+/// are not there for whoever asks next. All of it is sent at once.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub async fn alone<T>(
+    client: &Client,
+    question: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, tokio_postgres::Error> {
+    const BACK: &str = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
+    let (begun, answer, back) =
+        tokio::join!(biased; client.batch_execute("BEGIN READ ONLY"), question, client.batch_execute(BACK));
+    begun?;
+    let answer = answer?;
+    back?;
+    Ok(answer)
 }
 
 /// As PostgreSQL has it for everybody who says nothing.

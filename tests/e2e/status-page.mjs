@@ -11,6 +11,14 @@ import { app, atEnd, daemon, database, environment, place } from './support.mjs'
 
 export const HOSTILE = `<img src=x onerror="document.title='hacked'"><script>document.title='hacked'</script>&amp;'`;
 export const LONG = 'x'.repeat(400);
+/** What else somebody may write, and how it is shown. */
+export const STEERING = {
+  '\u202egnp.exe\u2069\u200b': '\\u{202e}gnp.exe\\u{2069}\\u{200b}',
+  '\u001b]52;c;x\u0007\u009b2J\r\n\tend': '\\u{1b}]52;c;x\\u{7}\\u{9b}2J\\r\\n\\tend',
+  __proto__x: '__proto__x',
+  ['{"__proto__": {"hacked": 1}}']: '{"__proto__": {"hacked": 1}}',
+  [`"><svg onload=window.hacked=1>${'<a href=javascript:window.hacked=1>'.repeat(40)}`]: `"><svg onload=window.hacked=1>${'<a href=javascript:window.hacked=1>'.repeat(40)}`,
+};
 const quoted = (text) => text.replaceAll("'", "''");
 const toml = (text) => JSON.stringify(text);
 
@@ -83,8 +91,8 @@ const freePort = () =>
   });
 
 
-/** All of it, with one page open. */
-export async function statusPage() {
+/** All of it, with one page open. `http` is added to [http]; `first` are options of that page. */
+export async function statusPage({ http = '', first = {} } = {}) {
   const partner = createServer((request, response) => {
     request.resume().on('end', () => response.writeHead(401).end(HOSTILE));
   });
@@ -93,7 +101,7 @@ export async function statusPage() {
   const db = await database(SCHEMA);
   const endpoint = (name, port) => `[endpoints.${name}]\nurl = "http://127.0.0.1:${port}"\napp_id = "${app.id}"\nkey = "${app.key}"\nsecret = "${app.secret}"\n`;
   const port = await freePort();
-  const here = place(`[database]\nurl = "${db.url}"\n${endpoint('main', app.port)}${endpoint('partner', partner.address().port)}${endpoint('away', await freePort())}${watches}\n[http]\nlisten = "127.0.0.1:${port}"\n`);
+  const here = place(`[database]\nurl = "${db.url}"\n${endpoint('main', app.port)}${endpoint('partner', partner.address().port)}${endpoint('away', await freePort())}${watches}\n[http]\nlisten = "127.0.0.1:${port}"\n${http}`);
   const running = await daemon(here);
   const url = `http://127.0.0.1:${port}/`;
   const browser = await chromium.launch({ executablePath: environment('E2E_CHROMIUM'), args: ['--no-sandbox'] });
@@ -113,11 +121,11 @@ export async function statusPage() {
     await opened.goto(url);
     return opened;
   };
-  const page = await open();
+  const page = await open(first);
   await live(page);
   const card = (name) => page.getByRole('article').filter({ has: page.getByRole('heading', { name, exact: true }) });
   return {
-    db, here, running, url, page, open, problems, card,
+    db, here, running, url, page, open, browser, problems, card,
     /** Restarts the daemon on its port. */
     restart: async function restart() {
       this.running = await daemon(here);

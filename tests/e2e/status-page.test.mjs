@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
 
-import { HOSTILE, live, LONG, statusPage } from './status-page.mjs';
+import { HOSTILE, live, LONG, STEERING, statusPage } from './status-page.mjs';
 import { until } from './support.mjs';
 
 let db, running, page, open, card, row, insert, allIsWell;
@@ -83,6 +83,28 @@ test('whatever things are called stays text', async () => {
   assert.equal(await page.locator('#alerts .channel').filter({ hasText: 'on orders' }).first().textContent(), `${HOSTILE} on orders`, 'the name of an event');
   assert.equal(await page.locator('img, main script, b, i, u').count(), 0);
   assert.ok(!(await page.title()).includes('hacked'));
+});
+
+test('what steers is spelt out, what is long has its room, and no name is a prototype', async () => {
+  const written = Object.entries(STEERING);
+  for (const [index, [key]] of written.entries()) await insert(key, 60 + index);
+  for (const [index, [, shown]] of written.entries()) {
+    await row('orders', shown).waitFor();
+    assert.equal(await row('orders', shown).locator('.name').textContent(), shown);
+    // (Of a long message the page has its beginning.)
+    await page.locator('#alerts').getByText(shown.length > 200 ? `<i>${shown.slice(0, 200)}` : `<i>${shown}</i> has ${60 + index}`).first().waitFor();
+  }
+  // Too long for any index: it is told as its hash.
+  await insert('<script>window.hacked=1</script>'.repeat(220), 90);
+  await row('orders', 'long:sha256:').waitFor();
+  await insert('__proto__', 91);
+  await row('orders', '__proto__').first().waitFor();
+  const state = await page.evaluate(() => ({ hacked: window.hacked, polluted: {}.hacked, text: document.body.textContent }));
+  assert.deepEqual([state.hacked, state.polluted], [undefined, undefined]);
+  assert.doesNotMatch(state.text.replaceAll('\n', ''), /[\p{Cc}\u200b-\u200f\u2028-\u202e\u2060-\u206f]/u);
+  assert.equal(await page.locator('main script, main img, main [onload], main [onerror]').count(), 0);
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+  assert.ok(wide <= 0, 'nothing is wider than the window');
 });
 
 test('it can be read in light, in dark, on a phone, by its roles', async () => {

@@ -18,7 +18,7 @@ use markdown::{Block, page, pages, root};
 use world::World;
 
 /// Commands that are not run begin with one of these, and stand in blocks of `sh no-run`, or `console no-run`.
-const NOT_RUN: [(&str, &str); 10] = [
+const NOT_RUN: [(&str, &str); 11] = [
     ("sudo", "needs root"),
     ("systemctl", "needs systemd"),
     ("systemd-analyze", "needs systemd"),
@@ -28,6 +28,7 @@ const NOT_RUN: [(&str, &str); 10] = [
     ("curl", "reaches elsewhere"),
     ("cargo", "takes minutes; the program under test was built by cargo"),
     ("npm", "downloads; tests/e2e has the same package"),
+    ("openssl", "makes a certificate; tests/it/tls.rs makes them like that"),
     ("env", "builds and starts Sockudo; tests/e2e does"),
 ];
 

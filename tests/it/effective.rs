@@ -155,7 +155,7 @@ fn reader_and_schema_refuse_the_same_keys_and_types() {
 
 fn wrong_values(kind: Kind) -> Vec<Json> {
     match kind {
-        Kind::Text | Kind::Address | Kind::Secret | Kind::SecretFile => vec![json!(7), json!(["a"])],
+        Kind::Text | Kind::Address | Kind::Secret | Kind::SecretFile | Kind::File => vec![json!(7), json!(["a"])],
         Kind::Boolean => vec![json!("true"), json!(1)],
         Kind::Integer(i64::MIN, i64::MAX) => vec![json!("1"), json!(1.5)],
         Kind::Integer(min, max) => vec![json!("1"), json!(1.5), json!(min - 1), json!(max + 1)],

@@ -306,3 +306,17 @@ async fn a_row_of_a_query_has_its_own_threshold_whoever_edits_others() {
     // It is open, and stays so: nobody but a sweep knows its row's threshold.
     assert_eq!(database.one::<i64>("SELECT count(*) FROM items_listen.event").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_fails_late_does_not_keep_the_daemon_from_being_ready() {
+    let (database, receiver) = (items().await, Receiver::start().await);
+    database.sql("INSERT INTO items VALUES (1, 1, 'Screws', 30)").await;
+    let watch = QUERY.replace(
+        "SELECT i.id, i.name, i.quantity, i.tenant_id FROM items AS i WHERE i.quantity < 50",
+        "SELECT i.id, i.name, 1 / (i.quantity - 30) AS quantity, i.tenant_id FROM items AS i, pg_sleep(2)",
+    );
+    // Nothing else is there to be folded when its error comes.
+    let mut daemon = daemon(&config(&database, &receiver, &watch));
+    daemon.start().await;
+    daemon.logged("watch degraded").await;
+}

@@ -147,7 +147,7 @@ async fn off_a_terminal_it_is_plain_and_says_what_matters() {
     assert!(out.contains("\n          who are you"), "the last error: {out}");
     database.sql("UPDATE items_listen.watch SET error = E'it\\x07 broke' WHERE name = 'low'").await;
     let (code, out, _) = daemon.run(&["status"]).await;
-    assert!(code == 1 && out.contains("degraded: it\u{fffd} broke"), "{out}");
+    assert!(code == 1 && out.contains("degraded: it\\u{7} broke"), "{out}");
     daemon.kill();
     database.sql("UPDATE items_listen.instance SET beat_at = beat_at - interval '1 minute'").await;
     let (code, out, _) = daemon.run(&["status"]).await;

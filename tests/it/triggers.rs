@@ -36,7 +36,7 @@ async fn t2_a_role_with_no_right_on_our_schema_may_write() {
         .one(
             "SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
              WHERE n.nspname = 'items_listen'
-               AND (NOT p.prosecdef OR p.proconfig IS DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp']
+               AND (NOT p.prosecdef OR 'search_path=pg_catalog, pg_temp' <> ALL (p.proconfig)
                     OR has_function_privilege('public', p.oid, 'EXECUTE'))",
         )
         .await;

@@ -277,7 +277,7 @@ async fn a_key_of_any_length_is_a_key() {
     // Random, so that no compression makes it short.
     database.sql("INSERT INTO notes SELECT string_agg(md5(g::text), '') FROM generate_series(1, 3000) g; INSERT INTO notes SELECT * FROM notes").await;
     let events = receiver.wait_for(1).await;
-    assert!(events[0].data["key"]["text"].as_str().is_some_and(|text| text.starts_with("sha256:")), "{}", events[0].data);
+    assert!(events[0].data["key"]["text"].as_str().is_some_and(|text| text.starts_with("long:sha256:")), "{}", events[0].data);
     database.sql("UPDATE notes SET text = 'short'").await;
     let events = receiver.wait_for(3).await;
     assert_eq!(events.iter().filter(|event| event.text("transition") == "resolved").count(), 1);

@@ -46,9 +46,10 @@ impl Daemon {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in std::env::vars() {
-            if ["PG", "DB_", "DATABASE_", "BROADCAST", "PUSHER", "REVERB", "ITEMS_LISTEN", "INVENTORY"]
+            if ["PG", "DB_", "DATABASE_", "BROADCAST", "PUSHER", "REVERB", "ITEMS_LISTEN", "INVENTORY", "SSL_CERT_"]
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
+                || name.to_lowercase().ends_with("_proxy")
             {
                 command.env_remove(name);
             }

@@ -1,7 +1,10 @@
 //! What tests, demo and benchmarks share: a real PostgreSQL, a receiver that checks signatures for itself, and
 //! the real binary as a process.
 
+pub mod certificates;
 pub mod daemon;
+pub mod http_proxy;
+pub mod middle;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod proxy;

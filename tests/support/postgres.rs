@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
+use super::certificates::Issued;
+
 /// A running server.
 pub struct Server {
     pub port: u16,
@@ -80,6 +82,42 @@ impl Server {
         server.initialise(settings);
         server.boot();
         server
+    }
+
+    /// Starts one with TLS and these lines of `pg_hba.conf`; it accepts client certificates of `issuer`.
+    pub fn with_tls(issued: &Issued, issuer: &str, hba: &str) -> Server {
+        let mut server = Server::prepare();
+        server.initialise(&["ssl = on", "ssl_ca_file = 'clients.crt'", "password_encryption = 'scram-sha-256'"]);
+        server.write("server.crt", &issued.certificate);
+        server.write("server.key", &issued.key);
+        server.write("clients.crt", issuer);
+        server.write("pg_hba.conf", hba);
+        server.boot();
+        server
+    }
+
+    /// Shows another certificate from now on.
+    pub async fn show(&self, issued: &Issued) {
+        self.write("server.crt", &issued.certificate);
+        self.write("server.key", &issued.key);
+        let loaded = async || {
+            let row = self.connect("postgres").await.query_one("SELECT pg_conf_load_time()::text", &[]).await;
+            row.expect("a time").get::<_, String>(0)
+        };
+        let before = loaded().await;
+        self.run("pg_ctl", &["-D", "data", "reload"]);
+        super::eventually("the server has read its certificate", async || (loaded().await != before).then_some(())).await;
+    }
+
+    /// Writes a file of the data directory.
+    fn write(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.directory.join("data").join(name);
+        std::fs::write(&path, text).expect("it is written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("it is the owner's alone");
+        if let Some((uid, gid)) = self.user {
+            chown(&path, Some(uid), Some(gid)).expect("it changes hands");
+        }
     }
 
     /// Starts one that has a small disk of its own, `small` in its directory, which is gone when the server is; `None`

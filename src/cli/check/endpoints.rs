@@ -10,9 +10,12 @@ use crate::config::{Config, Endpoint, Target, redact};
 use crate::db::explain;
 use crate::pusher::classify::{Answer, SKEW_SECONDS_MAX, effective_status};
 use crate::pusher::client::Client;
+use crate::pusher::route;
 
 /// A person waits: what has not answered by then is said not to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// Who has to renew a certificate wants to know so many days before.
+pub(super) const CERTIFICATE_DAYS_MIN: i64 = 14;
 /// A clock that is further off than this will be too far off soon.
 const SKEW_SECONDS_WARNED: u64 = 60;
 
@@ -32,10 +35,16 @@ async fn one(endpoint: &Endpoint) -> Findings {
         findings.ok(Id::Endpoint, &subject, "lines on stdout");
         return findings;
     };
-    let client = match Client::new(pusher, endpoint.timeout.min(ANSWER_WITHIN)) {
+    look_at_the_way(&pusher.url, &subject, &mut findings);
+    let client = match Client::observing(pusher, endpoint.timeout.min(ANSWER_WITHIN)) {
         Ok(client) => client,
         Err(error) => {
-            findings.error(Id::EndpointTls, &subject, error.to_string(), "mend what this machine has for TLS (its certificates)");
+            findings.error(
+                Id::EndpointTls,
+                &subject,
+                error.to_string(),
+                "mend what this machine has for TLS (its certificates), or give ca_file",
+            );
             return findings;
         }
     };
@@ -44,7 +53,40 @@ async fn one(endpoint: &Endpoint) -> Findings {
     let started = std::time::Instant::now();
     let answer = told(&format!("asking {url}"), client.get("channels", &[])).await;
     judge(&subject, &url, &answer, started.elapsed(), &mut findings);
+    if let Some(certificate) = client.certificate() {
+        if certificate.ends_within(CERTIFICATE_DAYS_MIN) {
+            findings.warn(
+                Id::EndpointCertificate,
+                &subject,
+                format!("its certificate is {certificate}: soon over"),
+                "renew it on the server: then nothing is delivered any more, and all is kept and tried again",
+            );
+        } else {
+            findings.ok(Id::EndpointCertificate, &subject, format!("its certificate is {certificate}"));
+        }
+    }
     findings
+}
+
+/// What lies between, by the address and the environment alone.
+fn look_at_the_way(url: &url::Url, subject: &str, findings: &mut Findings) {
+    if let Some(proxy) = route::proxy(url) {
+        findings.info(
+            Id::EndpointProxy,
+            subject,
+            format!("requests go through the proxy {proxy}, which the environment names"),
+            Some("to go there directly, put its host into NO_PROXY".to_owned()),
+        );
+    }
+    if url.scheme() != "http" || route::is_loopback(url) {
+        return;
+    }
+    let what = "what is sent is signed, but not encrypted: whoever is in between reads it";
+    if route::is_private(url) {
+        findings.info(Id::EndpointPlain, subject, what, Some("use https:// where others share this network".to_owned()));
+    } else {
+        findings.warn(Id::EndpointPlain, subject, what, "use https://");
+    }
 }
 
 fn judge(subject: &str, url: &str, answer: &Answer, took: Duration, findings: &mut Findings) {
@@ -77,6 +119,12 @@ fn judge(subject: &str, url: &str, answer: &Answer, took: Duration, findings: &m
                 "set the clock of this machine, or the endpoint's (NTP: timedatectl)",
             );
         }
+        (407, _) => findings.error(
+            Id::EndpointProxy,
+            subject,
+            format!("a proxy between wants to know who we are (407): {}", short(body)),
+            "give its user and password in HTTP_PROXY (http://user:password@host:port), or put the host into NO_PROXY",
+        ),
         (401 | 403, _) => findings.error(
             Id::EndpointSignature,
             subject,
@@ -123,6 +171,13 @@ fn not_connected(subject: &str, url: &str, error: &str, findings: &mut Findings)
     let what = format!("{url}: {error}");
     match explain::tls(error) {
         Some(remedy) => findings.error(Id::EndpointTls, subject, what, remedy),
+        None if error.contains("tunnel error") => findings.error(
+            Id::EndpointProxy,
+            subject,
+            what,
+            "the proxy between refuses, or cannot reach it: correct HTTPS_PROXY (its user and password too), put the host into \
+             NO_PROXY, or let the proxy allow it",
+        ),
         None if error.contains("dns error") || error.contains("failed to lookup") => findings.error(
             Id::EndpointConnection,
             subject,
@@ -175,6 +230,8 @@ mod tests {
         assert_eq!(found(&http(401, 601)), error("endpoint-clock"));
         assert_eq!(found(&http(403, 0)), error("endpoint-signature"));
         assert_eq!(found(&http(404, 0)), error("endpoint-application"));
+        assert_eq!(found(&http(407, 0)), error("endpoint-proxy"));
+        assert_eq!(found(&Answer::NoConnection("tunnel error: unsuccessful".into())), error("endpoint-proxy"));
         for status in [301, 500, 429, 418] {
             assert_eq!(found(&http(status, 0)), error("endpoint-answer"));
         }

@@ -1,24 +1,17 @@
 //! The first depth: what the configuration says, without asking anybody.
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use super::finding::{Findings, Id};
-use crate::config::{Config, secret_file};
+use crate::config::{Config, exposure};
 use crate::evaluate::{Policy, Transition};
 use crate::event::rule::{On, Rule};
 use crate::severity::Severity;
 use crate::watch::Watch;
 
-/// What may be read by everybody on the machine is no secret.
-const READABLE_BY_OTHERS: u32 = 0o004;
-/// Keys whose values are secrets, and keys that name a file with one.
-const SECRETS: [&str; 2] = ["secret", "encryption_key"];
-const SECRET_FILES: [&str; 3] = ["secret_file", "encryption_key_file", "url_file"];
-
 pub(super) fn look(config: &Config, findings: &mut Findings) {
     let (watches, endpoints) = (config.watches.len(), config.endpoints.len());
     findings.ok(Id::ConfigFile, "file", format!("{}: watches: {watches}, endpoints: {endpoints}", config.file));
     look_at_modes(config, findings);
+    look_at_listener(config, findings);
     look_at_channels(config, findings);
     for watch in &config.watches {
         for (number, rule) in watch.rules.iter().enumerate() {
@@ -43,50 +36,36 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// The configuration file, if a secret stands in it, and the files that it names for secrets.
+/// Files that others may read or change.
 fn look_at_modes(config: &Config, findings: &mut Findings) {
-    // It was read a moment ago; what cannot be read again has no mode to complain of.
-    let Ok(text) = std::fs::read_to_string(&config.file) else { return };
-    let Ok(document) = text.parse::<toml::Table>() else { return };
-    let mut files = Vec::new();
-    if has_secret(&document) {
-        files.push(config.file.clone());
-    }
-    named_files(&document, &mut files);
-    for file in files.into_iter().map(|file| secret_file::beside(&file, &config.file)) {
-        let Ok(metadata) = file.metadata() else { continue };
-        let file = file.display().to_string();
-        let mode = metadata.permissions().mode();
-        if mode & READABLE_BY_OTHERS != 0 {
-            findings.warn(
-                Id::FileMode,
-                "file",
-                format!("{file} holds a secret and may be read by everybody on this machine (mode {:o})", mode & 0o7777),
-                format!("chmod o-rwx '{}', and give it to the user or group of the daemon", file.replace('\'', "'\\''")),
-            );
+    for exposed in exposure::of(config) {
+        match exposed.is_borrowed {
+            true => findings.info(Id::FileMode, "file", exposed.what, Some(exposed.remedy)),
+            false => findings.warn(Id::FileMode, "file", exposed.what, exposed.remedy),
         }
     }
 }
 
-fn has_secret(table: &toml::Table) -> bool {
-    table.iter().any(|(key, value)| match value {
-        toml::Value::Table(table) => has_secret(table),
-        toml::Value::String(text) => SECRETS.contains(&key.as_str()) || (key == "url" && has_password(text)),
-        _ => false,
-    })
-}
+/// A token that is shorter is guessed sooner than one likes.
+const TOKEN_CHARS_MIN: usize = 16;
 
-fn has_password(url: &str) -> bool {
-    url::Url::parse(url).is_ok_and(|url| url.password().is_some()) || url.contains("password=")
-}
-
-fn named_files(table: &toml::Table, files: &mut Vec<String>) {
-    for (key, value) in table {
-        match value {
-            toml::Value::Table(table) => named_files(table, files),
-            toml::Value::String(path) if SECRET_FILES.contains(&key.as_str()) => files.push(path.clone()),
-            _ => {}
-        }
+/// Who may ask our own listener.
+fn look_at_listener(config: &Config, findings: &mut Findings) {
+    let Some(http) = &config.http else { return };
+    match &http.token {
+        None if !http.listen.is_local() => findings.warn(
+            Id::HttpOpen,
+            "http",
+            format!("http.listen is {}, which other machines may reach, and nobody is asked for a token", http.listen),
+            "set token_file under [http], or listen on 127.0.0.1 or a Unix socket and let a proxy ask who is there",
+        ),
+        Some(token) if token.expose().len() < TOKEN_CHARS_MIN => findings.warn(
+            Id::HttpOpen,
+            "http",
+            format!("http.token has fewer than {TOKEN_CHARS_MIN} characters, so it can be guessed"),
+            "take what openssl rand -hex 32 prints",
+        ),
+        _ => {}
     }
 }
 
@@ -199,28 +178,6 @@ mod tests {
         for good in ["private-{{ x }}", "a.{{ x }}.{{ y }}", "a"] {
             assert!(!touches(good), "{good}");
         }
-    }
-
-    #[test]
-    fn secrets_are_found_where_they_stand() {
-        let table = |text: &str| text.parse::<toml::Table>().expect("TOML");
-        for secret in [
-            "[endpoints.main]\nsecret = \"s\"",
-            "[endpoints.main]\nencryption_key = \"s\"",
-            "[database]\nurl = \"postgres://u:p@h/d\"",
-            "[database]\nurl = \"host=h password=p\"",
-        ] {
-            assert!(has_secret(&table(secret)), "{secret}");
-        }
-        for open in
-            ["[database]\nurl = \"postgres://u@h/d\"", "[endpoints.main]\nsecret_file = \"/s\"", "[[watch]]\nname = \"secret\""]
-        {
-            assert!(!has_secret(&table(open)), "{open}");
-        }
-        let mut files = Vec::new();
-        named_files(&table("[endpoints.main]\nsecret_file = \"/s\"\n[database]\nurl_file = \"/u\""), &mut files);
-        files.sort();
-        assert_eq!(files, ["/s", "/u"]);
     }
 
     #[test]

@@ -59,6 +59,7 @@ ids! {
     File {
         ConfigFile = "config-file",
         FileMode = "file-mode",
+        HttpOpen = "http-open",
         ChannelSeparator = "channel-separator",
         RuleNeverFires = "rule-never-fires",
         EndpointUnused = "endpoint-unused",
@@ -73,6 +74,7 @@ ids! {
         Standby = "standby",
         Listen = "listen",
         Doorbell = "doorbell",
+        DatabaseTls = "database-tls",
         DatabaseClock = "database-clock",
         Headroom = "connections",
         Encoding = "encoding",
@@ -100,6 +102,7 @@ ids! {
         ExpressionCode = "expression-code",
         RowSecurity = "row-security",
         Triggers = "triggers",
+        TriggerFunctions = "trigger-functions",
         Drift = "drift",
         Interrupted = "interrupted",
     }
@@ -110,6 +113,9 @@ ids! {
         EndpointAnswer = "endpoint-answer",
         EndpointConnection = "endpoint-connection",
         EndpointTls = "endpoint-tls",
+        EndpointCertificate = "endpoint-certificate",
+        EndpointPlain = "endpoint-plain",
+        EndpointProxy = "endpoint-proxy",
         EndpointSilent = "endpoint-silent",
         EndpointClock = "endpoint-clock",
     }

@@ -117,9 +117,10 @@ pub(super) async fn of_question(
     let nulls = vec!["NULL"; parameters].join(", ");
     let arguments = if parameters == 0 { String::new() } else { format!("({nulls})") };
     let plan = format!("PREPARE items_listen_check AS {question}\n");
-    let planned = match client.batch_execute(&plan).await {
-        Ok(()) => client.batch_execute(&format!("EXPLAIN EXECUTE items_listen_check{arguments}")).await,
-        failed => failed,
+    // One statement, whatever a person wrote: the server takes no second one this way.
+    let planned = match client.execute(plan.as_str(), &[]).await {
+        Ok(_) => client.batch_execute(&format!("EXPLAIN EXECUTE items_listen_check{arguments}")).await,
+        Err(error) => Err(error),
     };
     let Err(error) = planned.map_err(Error::from) else { return Ok(true) };
     if error.sqlstate() != Some("42501") {

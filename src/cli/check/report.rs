@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::file::{argument, trigger};
 use super::finding::{Finding, Findings, Level};
 use crate::cli::terminal::{Colour, Terminal};
-use crate::cli::{plain, print};
+use crate::cli::{plain, print, print_json};
 use crate::config::{Config, Install, Location};
 
 /// What the next command depends on, besides the findings.
@@ -32,7 +32,7 @@ struct Report<'a> {
 pub(super) fn show(findings: &Findings, verdict: &str, next: &str, json: bool) {
     if json {
         let report = Report { ok: findings.is_well(), verdict, next, findings: &findings.all };
-        print(&serde_json::to_string(&report).unwrap_or_default());
+        print_json(&report);
         return;
     }
     let terminal = Terminal::of_stdout();

@@ -31,6 +31,11 @@ pub(super) async fn look(client: &Client, place: &Place<'_>, findings: &mut Find
     match migrate::version(client, place.schema).await {
         Ok(Some(version)) => versioned(client, place, version, owns, findings, seen).await,
         Ok(None) => {
+            if let Err(error) = migrate::check_own(client, place.schema).await {
+                let remedy = "set database.schema to a name that nothing has yet, such as items_listen";
+                findings.error(Id::Schema, "schema", error.to_string(), remedy);
+                return Ok(false);
+            }
             seen.to_install = true;
             if create || place.database.install == Install::Manual {
                 to_be_made(place, format!("{name} is there, but nothing is installed in it"), findings);

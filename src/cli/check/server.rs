@@ -74,6 +74,7 @@ fn is_supported(number: u32, version: &str, findings: &mut Findings) -> bool {
 pub(super) async fn look(client: &Client, place: &Place<'_>, findings: &mut Findings) -> Result<(), Error> {
     listen(place, findings).await;
     for asked in [
+        super::encryption::look(client, place.connector, findings).await,
         doorbell(client, place, findings).await,
         clock(client, findings).await,
         headroom(client, place, findings).await,

@@ -15,7 +15,7 @@ use crate::config::Install;
 use crate::error::Error;
 use crate::journal::definition::{Before, Definition};
 use crate::journal::recount::{self, Compared};
-use crate::journal::{install, retire, trigger};
+use crate::journal::{functions, install, retire, trigger};
 use crate::source::sweep;
 use crate::watch::{Source, Watch};
 
@@ -236,6 +236,7 @@ impl One<'_, '_> {
                 "for that let the table's owner run items-listen install and uninstall, or make this role a member of it";
             self.findings.info(Id::Ownership, &self.subject, what, Some(remedy.to_owned()));
         }
+        self.functions(client, definition, &found.installed).await?;
         let coverage = install::findings(client, self.place.schema, found.installed.id).await?;
         let relation = definition.relation.replace('"', "");
         if coverage.is_empty() {
@@ -263,6 +264,22 @@ impl One<'_, '_> {
         } else {
             self.findings.warn(Id::WatchChanged, &self.subject, what, AS_OWNER);
         }
+    }
+
+    /// Whether the functions behind the triggers are this program's.
+    async fn functions(&mut self, client: &Client, definition: &Definition, installed: &install::Installed) -> Result<(), Error> {
+        let stale = functions::stale(client, self.place.schema, installed, definition).await?;
+        if !stale.is_empty() {
+            self.seen.to_install = true;
+            let what = "its trigger functions are not those of this version, or were changed: they go on, and install would replace \
+                        them without a lock on the table";
+            let remedy = match self.place.database.install {
+                Install::Manual => "items-listen install as their owner, or let a DBA run what items-listen install --print says",
+                Install::Auto => "items-listen install, or restart the daemon",
+            };
+            self.findings.warn(Id::TriggerFunctions, &self.subject, what, remedy);
+        }
+        Ok(())
     }
 
     /// Who puts triggers in place.

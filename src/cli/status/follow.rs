@@ -128,7 +128,7 @@ impl Output {
             Err(error) => {
                 let message = Value::from(error.to_string());
                 if self.said.as_ref() != Some(&message) {
-                    eprintln!("items-listen: {error}; trying again");
+                    eprintln!("items-listen: {}; trying again", plain(&error.to_string()));
                     self.said = Some(message);
                 }
                 // Whether anybody reads is found out by writing nothing.

@@ -292,7 +292,7 @@ mod tests {
     fn names_take_the_columns_that_they_are_given() {
         assert_eq!(padded("ab", 4), "ab  ");
         assert_eq!(padded("abcdef", 4), "abc…");
-        assert_eq!(padded("a\u{1b}[31m\u{202e}b", 9), "a\u{fffd}[31m\u{fffd}b ");
+        assert_eq!(padded("a\u{1b}[31m\u{202e}b", 21), "a\\u{1b}[31m\\u{202e}b ");
         assert_eq!(padded("漢字", 5), "漢字 ");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Pipeline, WHOLE_SCAN_EVERY};
+use super::{Pipeline, RECEIVE_FOR, WHOLE_SCAN_EVERY};
 use crate::dispatch::lock;
 use crate::engine::{Folded, Served};
 use crate::error::Error;
@@ -46,10 +46,12 @@ impl Pipeline<'_> {
     pub(super) async fn work(&mut self) -> Result<(), Error> {
         let awake_since = Instant::now();
         while !self.daemon.stop.is_cancelled() {
-            self.receive().await?;
+            self.receive(Some(Instant::now() + RECEIVE_FOR)).await?;
             let work = self.fold().await?;
             let now = Instant::now();
             let pause = match work {
+                // However many readings wait: tables are folded in between.
+                Work::None | Work::Busy if self.readings_are_due() => Duration::ZERO,
                 Work::None if !self.stream.is_one(now) => return Ok(()),
                 // Whoever folds may not see what we were woken for.
                 Work::Busy if now - awake_since >= LINGER && !self.stream.is_one(now) => return Ok(()),
@@ -78,8 +80,12 @@ impl Pipeline<'_> {
         let folded = tokio::time::timeout(FOLD_PATIENCE, self.engine.fold());
         let silent = |_| Error::Unavailable(format!("the folding session has not come to an end for {FOLD_PATIENCE:?}"));
         let work = match folded.await.map_err(silent)?? {
-            Folded::Busy => Work::Busy,
+            Folded::Busy => {
+                self.refused.again(&self.listening.client, &self.daemon.schema).await?;
+                Work::Busy
+            }
             Folded::Done { rows, complete, more, marked } => {
+                self.refused.had();
                 if rows > 0 {
                     metrics::folded(rows, began.elapsed());
                 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 use tokio::time::Instant;
 
+use super::heard::Heard;
+use super::refused::Refused;
 use super::rest::HOUSEKEEPING_EVERY;
 use super::sweeps::Sweeps;
 use super::{Pipeline, WHOLE_SCAN_EVERY};
@@ -15,7 +17,7 @@ use crate::daemon::housekeeping::House;
 use crate::daemon::keep::Keeper;
 use crate::daemon::start::{daemon_watch, doorbell_on, free_doubted, id_of, install_all};
 use crate::daemon::summary::Reporter;
-use crate::daemon::{Daemon, POLL_WITHOUT_DOORBELL, instance};
+use crate::daemon::{Daemon, POLL_WITHOUT_DOORBELL, doubt, instance};
 use crate::db::session::Purpose;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -75,6 +77,7 @@ pub(super) async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<
     )
     .await?;
     free_doubted(daemon, &client).await?;
+    doubt::resolve(&client, daemon).await?;
     // Before the first fold, so that nothing is born leased in a copy of somebody else's outbox.
     let same =
         daemon.schema.sql("SELECT c.system_identifier = s.system_identifier FROM items_listen.cluster c, pg_control_system() s");
@@ -100,6 +103,8 @@ pub(super) async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<
         telling,
         heard_on: HashMap::new(),
         sweeps: Sweeps::default(),
+        refused: Refused::default(),
+        heard: Heard::default(),
         rung: false,
         stream: Stream::default(),
         foreign: HashSet::new(),

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Pipeline, RECEIVE_MAX};
+use tokio::time::Instant;
+
+use super::heard::Wrong;
+use super::{Pipeline, RECEIVE_MAX, refused};
 use crate::chaos::point;
 use crate::db::locks::Lock;
 use crate::dispatch::lock;
@@ -28,10 +31,18 @@ impl Pipeline<'_> {
             metrics::heard(&served.watch.name, parsed.is_ok());
             match parsed {
                 Ok((key, count)) => {
-                    lock(&self.daemon.process.readings).push(Received { watch: *id, key, count, ..Received::default() })
+                    let reading = Received { watch: *id, key, count, ..Received::default() };
+                    let dropped = self.heard.take_in(&mut lock(&self.daemon.process.readings), reading);
+                    if let Some(dropped) = dropped.filter(|_| self.heard.may_say(*id, Wrong::TooMany)) {
+                        let watch = &served.watch.name;
+                        tracing::warn!(watch, dropped, "more readings come than can be evaluated: the oldest are dropped");
+                    }
                 }
                 Err(what) => {
                     let skipped = self.daemon.health.skip_payload();
+                    if !self.heard.may_say(*id, Wrong::Payload) {
+                        continue;
+                    }
                     let payload: String = notification.payload.chars().take(100).collect();
                     tracing::warn!(
                         watch = served.watch.name,
@@ -51,36 +62,42 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Evaluates the readings that came; those of one key one after another. They are forgotten only when what they
-    /// caused is committed.
-    pub(super) async fn receive(&mut self) -> Result<(), Error> {
-        while self.readings_are_due() {
-            let now: Vec<Received> = {
-                let readings = lock(&self.daemon.process.readings);
-                let mut keys = HashSet::new();
-                readings
-                    .iter()
-                    .filter(|reading| !self.engine.waits(reading.watch))
-                    .take_while(|reading| keys.insert((reading.watch, &reading.key.text)))
-                    .take(RECEIVE_MAX)
-                    .cloned()
-                    .collect()
-            };
-            let taken = self.engine.receive(&now).await?;
-            self.daemon.process.supervisor.alive();
-            // Those of the watches that wait stay where they are; the order matters along a watch alone.
-            let mut evaluated = now[..taken].iter().map(|reading| reading.watch).collect::<Vec<_>>();
-            lock(&self.daemon.process.readings).retain(|reading| {
-                match evaluated.iter().position(|watch| *watch == reading.watch) {
-                    Some(at) => {
-                        evaluated.swap_remove(at);
-                        false
-                    }
-                    None => true,
+    /// Evaluates the readings that came, until this time at most; those of one key one after another. They are forgotten only
+    /// when what they caused is committed.
+    pub(super) async fn receive(&mut self, until: Option<Instant>) -> Result<(), Error> {
+        while self.readings_are_due() && until.is_none_or(|until| Instant::now() < until) {
+            let (places, now) = self.next_readings();
+            let taken = match self.engine.receive(&now).await {
+                Err(error) => {
+                    return Err(refused::explained(&self.listening.client, &self.daemon.schema, error).await);
                 }
-            });
+                Ok(taken) => taken,
+            };
+            self.daemon.process.supervisor.alive();
+            let mut readings = lock(&self.daemon.process.readings);
+            if places[..taken].iter().enumerate().all(|(at, place)| at == *place) {
+                readings.drain(..taken);
+                continue;
+            }
+            // Those of the watches that wait stay where they are; the order matters along a watch alone.
+            for place in places[..taken].iter().rev() {
+                readings.remove(*place);
+            }
         }
         Ok(())
+    }
+
+    /// The readings that one transaction evaluates, and where they stand among those that wait.
+    fn next_readings(&self) -> (Vec<usize>, Vec<Received>) {
+        let mut keys = HashSet::new();
+        lock(&self.daemon.process.readings)
+            .iter()
+            .enumerate()
+            .filter(|(_, reading)| !self.engine.waits(reading.watch))
+            .take_while(|(_, reading)| keys.insert((reading.watch, &reading.key.text)))
+            .take(RECEIVE_MAX)
+            .map(|(place, reading)| (place, reading.clone()))
+            .unzip()
     }
 
     /// Whether readings came that can be evaluated now.

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-use super::Pipeline;
+use super::{Pipeline, refused};
 use crate::daemon::Daemon;
 use crate::db::session::Purpose;
 use crate::engine::{Received, Served};
@@ -39,6 +39,8 @@ pub(super) struct Sweeps {
     tried: HashSet<i32>,
     /// Why some cannot be asked.
     errors: HashMap<i32, String>,
+    /// Those whose session was lost when they were asked last.
+    lost: HashSet<i32>,
 }
 
 impl Sweeps {
@@ -139,14 +141,23 @@ impl Pipeline<'_> {
             Ok((swept, asking)) => {
                 self.sweeps.sessions.insert(id, asking);
                 self.sweeps.errors.remove(&id);
+                self.sweeps.lost.remove(&id);
                 let readings = swept.into_iter().map(|swept| received(&served, swept)).collect();
                 // Where it is refused, the engine says why, and the next sweep brings it all again.
-                self.engine.sweep(id, readings, || self.daemon.process.supervisor.alive()).await?;
+                if let Err(error) = self.engine.sweep(id, readings, || self.daemon.process.supervisor.alive()).await {
+                    return Err(refused::explained(&self.listening.client, &self.daemon.schema, error).await);
+                }
                 self.look = true;
             }
-            // Whoever holds the session says so.
-            Err(error) if error.is_lost() => tracing::debug!(watch = served.watch.name, %error, "a sweep was lost"),
-            Err(error) => drop(self.sweeps.errors.insert(id, error.to_string())),
+            // Whoever holds the session that listens says so, unless it is this question alone that loses its own each time.
+            Err(error) if error.is_lost() && self.sweeps.lost.insert(id) => {
+                tracing::debug!(watch = served.watch.name, %error, "a sweep was lost")
+            }
+            Err(error) => {
+                self.sweeps.errors.insert(id, error.to_string());
+                // Whether all is done is said by a fold, and nothing else may be there to cause one.
+                self.look |= !self.daemon.health.is_ready();
+            }
         }
         if let Source::Query { every, .. } = &served.watch.source {
             let jittered = every.mul_f64(1.0 + JITTER * (2.0 * rand::random::<f64>() - 1.0));

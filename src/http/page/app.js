@@ -10,6 +10,10 @@ const SVG = 'http://www.w3.org/2000/svg';
 
 // --- Making nodes, and changing what is there as little as possible: focus, selection and scrolling stay. ---
 
+/** What is not itself shown, or turns or hides what stands beside it (as src/plain.rs has it), is spelt out. */
+const STEERS = /[\p{Cc}\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+const visible = (text) => text.replace(STEERS, (c) => ({ '\n': '\\n', '\r': '\\r', '\t': '\\t' })[c] ?? `\\u{${c.codePointAt(0).toString(16)}}`);
+
 /** An element with attributes and children; what is null or false is left out. */
 function h(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
@@ -19,15 +23,16 @@ function svg(name, attributes = {}, ...children) {
 }
 function fill(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) node.setAttribute(key, value);
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(key, visible(String(value)));
   }
-  node.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  const wanted = children.flat(3).filter((child) => child !== null && child !== undefined && child !== false);
+  node.append(...wanted.map((child) => (child instanceof Node ? child : visible(String(child)))));
   return node;
 }
 
 /** Makes the children of a node those that are given. */
 function put(parent, children) {
-  const wanted = children.flat(3).filter(Boolean).map((child) => (typeof child === 'string' ? document.createTextNode(child) : child));
+  const wanted = children.flat(3).filter(Boolean).map((child) => (typeof child === 'string' ? document.createTextNode(visible(child)) : child));
   wanted.forEach((child, index) => {
     const there = parent.childNodes[index];
     if (!there) parent.append(child);
@@ -250,6 +255,7 @@ function findings({ process, error, state: known }) {
   return found.sort((a, b) => b.weight - a.weight);
 }
 
+const isHidden = (process, what) => process.hidden.includes(what);
 const openOf = (watches) => [0, 1, 2].map((index) => watches.reduce((sum, watch) => sum + watch.open[index], 0));
 function openText(open) {
   const parts = [2, 1, 0].filter((index) => open[index] > 0).map((index) => `${number(open[index])} ${SEVERITIES[index + 1]}`);
@@ -258,7 +264,7 @@ function openText(open) {
 
 function drawVerdict(doc) {
   const found = findings(doc);
-  const open = doc.state ? openOf(doc.state.watches) : null;
+  const open = doc.state && !isHidden(doc.process, 'counts') ? openOf(doc.state.watches) : null;
   const worst = Math.max(0, ...found.map((finding) => finding.weight));
   const troubles = found.filter((finding) => finding.weight === 3);
   const named = (what, preposition) => {
@@ -273,7 +279,8 @@ function drawVerdict(doc) {
     h('div', { class: `verdict ${rank[worst] || 'fine'}` }, h('div', { class: 'title' },
       h('h2', {}, title),
       open && h('p', { class: 'open' }, open.every((count) => count === 0) ? 'No alert is open.' : [
-        'Open: ', [2, 1, 0].filter((index) => open[index] > 0).map((index) => h('span', { class: `count ${SEVERITIES[index + 1]}` }, `${number(open[index])} ${SEVERITIES[index + 1]}`))])),
+        'Open: ', [2, 1, 0].filter((index) => open[index] > 0).map((index) => h('span', { class: `count ${SEVERITIES[index + 1]}` }, `${number(open[index])} ${SEVERITIES[index + 1]}`))]),
+      doc.process.hidden.length > 0 && h('p', { class: 'open hidden' }, `Not told here: ${doc.process.hidden.join(' and ')}.`)),
     found.length > 0 && h('ul', { class: 'findings' }, found.map(({ weight, where, text }) =>
       h('li', { class: rank[weight] }, h('strong', {}, where), ' ', h('span', {}, text))))),
   ]);
@@ -337,8 +344,11 @@ function keyRow(key, watch, window) {
 }
 
 function watchCard(watch) {
-  const open = watch.open.reduce((sum, count) => sum + count, 0);
-  const worst = watch.error ? 'trouble' : [2, 1, 0].filter((index) => watch.open[index] > 0).map((index) => SEVERITIES[index + 1])[0] ?? 'info';
+  // What is hidden is null.
+  const isCounted = watch.counts && watch.open !== null;
+  const opens = watch.open ?? [0, 0, 0];
+  const open = opens.reduce((sum, count) => sum + count, 0);
+  const worst = watch.error ? 'trouble' : [2, 1, 0].filter((index) => opens[index] > 0).map((index) => SEVERITIES[index + 1])[0] ?? 'info';
   const window = windowOf(watch.shown);
   const thresholds = new Set(watch.shown.map((key) => key.threshold).filter((threshold) => threshold !== null));
   const bands = !watch.scale || !watch.counts ? null
@@ -352,11 +362,11 @@ function watchCard(watch) {
   return h('article', { class: `watch ${worst}`, 'data-id': watch.name },
     h('header', {},
       h('h3', {}, watch.name),
-      h('p', { class: 'counts' }, watch.error && state('trouble', 'degraded'), !watch.counts ? 'changes of rows' : open === 0 ? (watch.error ? null : 'none open') :
-        [2, 1, 0].filter((index) => watch.open[index] > 0).map((index) => h('span', { class: `count ${SEVERITIES[index + 1]}` }, `${upTo(watch.open[index], 10_000)} ${SEVERITIES[index + 1]}`)))),
+      h('p', { class: 'counts' }, watch.error && state('trouble', 'degraded'), !watch.counts ? 'changes of rows' : !isCounted ? 'counts are hidden' : open === 0 ? (watch.error ? null : 'none open') :
+        [2, 1, 0].filter((index) => opens[index] > 0).map((index) => h('span', { class: `count ${SEVERITIES[index + 1]}` }, `${upTo(opens[index], 10_000)} ${SEVERITIES[index + 1]}`)))),
     h('div', { class: 'about' },
       h('p', { class: 'what' }, watch.what || `a ${watch.source} of another daemon’s configuration`, columns.length > 0 && watch.counts ? `, by ${columns.join(', ')}` : ''),
-      watch.counts && bands && !lacks && h('p', { class: 'bands' }, bands, held)),
+      isCounted && bands && !lacks && h('p', { class: 'bands' }, bands, held)),
     watch.error && h('p', { class: 'error' }, h('strong', {}, 'Degraded. '), watch.error),
     !watch.is_installed && h('p', { class: 'quiet' }, 'Not installed yet.'),
     watch.shown.length > 0 && h('table', {},
@@ -365,7 +375,7 @@ function watchCard(watch) {
         h('th', { scope: 'col' }, 'Severity'), h('th', { scope: 'col' }, window ? `Last ${window[1]}` : 'Past'))),
       h('tbody', {}, watch.shown.map((key) => keyRow(key, watch, window)))),
     h('p', { class: 'foot' },
-      lacks ? null : !watch.counts ? 'Told as they are committed; nothing is counted.' : watch.is_installed && watch.keys === 0 ? 'No key yet: no row is counted.'
+      lacks || (watch.counts && !isCounted) ? null : !watch.counts ? 'Told as they are committed; nothing is counted.' : watch.is_installed && watch.keys === 0 ? 'No key yet: no row is counted.'
         : more > 0 && watch.keys > 10_000 ? `and more than ${number(10_000 - watch.shown.length)} other keys` : more > 0 ? `and ${number(more)} more ${plural(more, 'key')}` : null,
       watch.counts && h('span', {}, watch.last_transition_at ? ['last transition ', time(watch.last_transition_at)] : 'no transition yet')));
 }
@@ -438,9 +448,9 @@ function alertItem(alert, endpoints) {
   const key = keyText(alert.key);
   return h('li', { 'data-id': alert.id, class: alert.severity },
     h('div', { class: 'said' },
-      h('p', { class: 'message' }, alert.message ?? `${alert.watch} ${key} at ${number(alert.count)}`),
+      h('p', { class: 'message' }, alert.message ?? `${alert.watch} ${key}${alert.count === null ? '' : ` at ${number(alert.count)}`}`),
       h('p', { class: 'facts' }, to, ' ', h('span', {}, alert.transition), ' ', time(alert.at), ' ',
-        h('span', { class: 'about' }, [alert.watch, clip(key), `${number(alert.count)}${alert.threshold === null ? '' : ` of ${number(alert.threshold)}`}`,
+        h('span', { class: 'about' }, [alert.watch, clip(key), alert.count === null ? '' : `${number(alert.count)}${alert.threshold === null ? '' : ` of ${number(alert.threshold)}`}`,
           alert.reason && alert.reason !== 'reading' ? `because: ${alert.reason}` : ''].filter(Boolean).join(' · ')))),
     alert.deliveries.length > 0 ? h('ul', { class: 'deliveries' }, deliveryGroups(alert.deliveries, endpoints))
       : h('p', { class: 'quiet' }, alert.digest ? 'told in a digest' : alert.known ? 'no rule sends it' : 'its deliveries are further back than the last 500'));

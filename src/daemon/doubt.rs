@@ -1,0 +1,69 @@
+//! Whether statements may have gone unnoticed.
+//!
+//! A trigger that can write neither the journal nor a marker lets its statement go on, with a WARNING to the writer. What
+//! keeps a trigger from our tables keeps us from them as well: a session that met that, or finds other tables than were
+//! there before, has every watch counted anew.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::Daemon;
+use crate::error::Error;
+
+/// A table, a schema, a column that is not there; a right that is missing.
+const UNUSABLE: [&str; 4] = ["42P01", "3F000", "42703", "42501"];
+/// So long it may take to find out who has our tables.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes note of what ended a session.
+pub(super) async fn note(daemon: &Daemon, error: &Error) {
+    let doubt = match error.sqlstate() {
+        // A lock that was not to be had: on what triggers write, or on something else?
+        Some("55P03") => tokio::time::timeout(PATIENCE, are_locked(daemon)).await.unwrap_or(true),
+        Some(sqlstate) => UNUSABLE.contains(&sqlstate),
+        None => false,
+    };
+    if doubt {
+        daemon.process.doubt.store(true, Ordering::Release);
+    }
+}
+
+/// Whether somebody keeps triggers from our tables at this moment. What cannot be known is taken to be so.
+async fn are_locked(daemon: &Daemon) -> bool {
+    let sql = daemon.schema.sql(
+        "SELECT EXISTS (SELECT FROM pg_locks
+                        WHERE granted AND relation IN (to_regclass('items_listen.journal'), to_regclass('items_listen.marker'))
+                          AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))",
+    );
+    daemon.pool.run(async |client| Ok(client.query_one(sql.as_str(), &[]).await?.get(0))).await.unwrap_or(true)
+}
+
+/// Has every table watch counted anew, where that must be.
+///
+/// # Errors
+/// The database cannot be asked.
+pub(super) async fn resolve(client: &Client, daemon: &Daemon) -> Result<(), Error> {
+    let doubt = daemon.process.doubt.load(Ordering::Acquire);
+    let sql = daemon.schema.sql(
+        "WITH now (tables) AS (
+             SELECT ARRAY['items_listen.journal'::regclass, 'items_listen.change'::regclass, 'items_listen.marker'::regclass]::oid[]),
+         doubted AS MATERIALIZED (
+             SELECT w.id FROM items_listen.watch w, items_listen.cluster c, now
+             WHERE w.source = 'table' AND w.events <> '{}'
+               AND ($1 OR c.own_tables <> '{}' AND c.own_tables <> now.tables)),
+         noted AS (UPDATE items_listen.cluster SET own_tables = now.tables FROM now WHERE own_tables <> now.tables),
+         marked AS (INSERT INTO items_listen.marker (watch, reason) SELECT id, 'recount' FROM doubted)
+         SELECT count(*) FROM doubted",
+    );
+    let watches: i64 = client.query_one(sql.as_str(), &[&doubt]).await?.get(0);
+    daemon.process.doubt.store(false, Ordering::Release);
+    if watches > 0 {
+        tracing::warn!(
+            watches,
+            "our own tables could not be used for a while, or are others than before: every watch is counted anew"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Who holds a lock that we want: named as a person can find it.
+
+use std::fmt;
+
+use tokio_postgres::{Client, Row};
+
+use crate::error::Error;
+
+/// A session, or a prepared transaction, that holds a lock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Holder {
+    /// Its process; `None` for a prepared transaction.
+    pub pid: Option<i32>,
+    /// The role.
+    pub role: String,
+    /// What it calls itself, which anybody may call himself; of a prepared transaction its name.
+    pub application: String,
+    /// What it does, as `pg_stat_activity.state` has it.
+    pub state: String,
+    /// How long its transaction has lasted, in seconds.
+    pub transaction: Option<f64>,
+    /// Its last statement, or the beginning of it.
+    pub query: String,
+}
+
+/// Locks with whoever holds them, without those that are ours.
+const HOLDERS: &str = "SELECT l.pid, coalesce(a.usename::text, p.owner::text, '') AS role, coalesce(a.application_name, p.gid, '') AS application,
+           coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS transaction,
+           left(regexp_replace(coalesce(a.query, ''), '\\s+', ' ', 'g'), 80) AS query
+    FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+    LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
+    WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+impl Holder {
+    /// Whoever holds a lock on a relation, which is given quoted: the strongest, and of these the oldest.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn of_relation(client: &Client, relation: &str) -> Result<Option<Holder>, Error> {
+        let sql = format!(
+            "{HOLDERS} AND l.relation = to_regclass($1)
+             ORDER BY l.mode IN ('AccessShareLock', 'RowShareLock'), coalesce(a.xact_start, p.prepared) LIMIT 1"
+        );
+        Ok(client.query_opt(sql.as_str(), &[&relation]).await?.as_ref().map(Holder::read))
+    }
+
+    /// Whoever holds an advisory lock, whose key is given as an expression.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn of_advisory(client: &Client, key: &str) -> Result<Option<Holder>, Error> {
+        let sql = format!(
+            "{HOLDERS} AND l.locktype = 'advisory' AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = {key}
+             ORDER BY coalesce(a.xact_start, p.prepared) LIMIT 1"
+        );
+        Ok(client.query_opt(sql.as_str(), &[]).await?.as_ref().map(Holder::read))
+    }
+
+    fn read(row: &Row) -> Holder {
+        Holder {
+            pid: row.get("pid"),
+            role: row.get("role"),
+            application: row.get("application"),
+            state: row.get("state"),
+            transaction: row.get("transaction"),
+            query: row.get("query"),
+        }
+    }
+}
+
+/// In words, in which nothing that the session chose can do anything to a terminal.
+impl fmt::Display for Holder {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let application = self.application.escape_debug();
+        match self.pid {
+            Some(pid) => write!(to, "pid {pid}, application \"{application}\"")?,
+            None => write!(to, "the prepared transaction '{application}'")?,
+        }
+        if !self.role.is_empty() {
+            write!(to, " of {}", self.role.escape_debug())?;
+        }
+        if !self.state.is_empty() {
+            write!(to, ", {}", self.state)?;
+        }
+        if let Some(seconds) = self.transaction {
+            write!(to, ", its transaction {seconds:.0} s old")?;
+        }
+        if !self.query.is_empty() {
+            write!(to, ": {}", self.query.escape_debug())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_is_named_and_what_it_chose_stays_text() {
+        let holder = Holder {
+            pid: Some(7),
+            role: "app".into(),
+            application: "x\u{1b}[2J".into(),
+            state: "idle in transaction".into(),
+            transaction: Some(12.4),
+            query: "INSERT INTO t VALUES ('\u{7}')".into(),
+        };
+        assert_eq!(
+            holder.to_string(),
+            r#"pid 7, application "x\u{1b}[2J" of app, idle in transaction, its transaction 12 s old: INSERT INTO t VALUES (\'\u{7}\')"#
+        );
+        let prepared = Holder {
+            pid: None,
+            role: String::new(),
+            application: "gid".into(),
+            state: String::new(),
+            transaction: None,
+            query: String::new(),
+        };
+        assert_eq!(prepared.to_string(), "the prepared transaction 'gid'");
+    }
+}
