@@ -52,7 +52,7 @@ const fn sequence(object: &'static str, privilege: &'static str, why: &'static s
 pub const DAEMON: &[Right] = &[
     table("schema_history", "SELECT", "which version is installed"),
     table("cluster", "SELECT", "whether this is a copy of another cluster's database"),
-    columns("cluster", "UPDATE", &["system_identifier"], "deliveries retry, in a copy"),
+    columns("cluster", "UPDATE", &["system_identifier", "own_tables"], "deliveries retry, in a copy; tables that were made anew"),
     table("watch", "SELECT", "what is watched"),
     table("watch", "INSERT", "why a watch that is not installed cannot be served"),
     columns("watch", "UPDATE", &["policy", "baseline", "error", "error_at"], "how readings are judged, why a watch is degraded"),
@@ -67,6 +67,7 @@ pub const DAEMON: &[Right] = &[
     table("change", "INSERT", "changes that are told later are given back"),
     table("change", "DELETE", "changes that are told"),
     table("marker", "SELECT", "which watches are to be counted anew"),
+    table("marker", "INSERT", "what triggers could not write is to be counted anew"),
     table("marker", "DELETE", "a recount"),
     table("count", "SELECT", "the fold"),
     table("count", "INSERT", "the fold"),
@@ -217,9 +218,9 @@ mod tests {
     fn one_grant_for_each_object() {
         let schema = Schema::new("items_listen");
         let all = grants(&schema, DAEMON, "\"d\"");
-        assert!(
-            all.contains(&"GRANT SELECT, UPDATE (\"system_identifier\") ON \"items_listen\".\"cluster\" TO \"d\";".to_owned())
-        );
+        assert!(all.contains(
+            &"GRANT SELECT, UPDATE (\"system_identifier\", \"own_tables\") ON \"items_listen\".\"cluster\" TO \"d\";".to_owned()
+        ));
         assert!(all.contains(&"GRANT USAGE, SELECT ON SEQUENCE \"items_listen\".\"watch_id\" TO \"d\";".to_owned()));
         assert!(all.contains(&"GRANT EXECUTE ON FUNCTION \"items_listen\".\"not_whole\"(numeric) TO \"d\";".to_owned()));
         let objects: std::collections::HashSet<&str> = DAEMON.iter().map(|right| right.object).collect();

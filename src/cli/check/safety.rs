@@ -96,7 +96,7 @@ async fn writable(client: &Client, place: &Place<'_>) -> Result<Vec<String>, Err
 /// Functions that run as our schema's owner are nobody's but its, and nobody's to call.
 async fn of_functions(client: &Client, place: &Place<'_>, findings: &mut Findings) -> Result<(), Error> {
     let sql = "SELECT p.oid::regprocedure::text, has_function_privilege('public', p.oid, 'EXECUTE'),
-                      NOT p.prosecdef OR p.proconfig IS DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp'],
+                      NOT p.prosecdef OR NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false),
                       p.proowner <> n.nspowner, n.nspowner::regrole::text
                FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1 ORDER BY 1";
     let (mut wrong, mut remedies) = (Vec::new(), Vec::new());
