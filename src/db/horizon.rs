@@ -39,7 +39,7 @@ async fn sessions(client: &Client, longer_than: Duration) -> Result<Vec<Holder>,
                WHERE (backend_xid IS NOT NULL OR (backend_xmin IS NOT NULL AND datname = current_database()))
                  -- Vacuum's own snapshots hold nothing back; ours of a recount end with it.
                  AND pid NOT IN (SELECT v.pid FROM pg_stat_progress_vacuum AS v)
-                 AND backend_type IS DISTINCT FROM 'autovacuum worker' AND application_name IS DISTINCT FROM 'items-listen'
+                 AND backend_type IS DISTINCT FROM 'autovacuum worker' AND application_name IS DISTINCT FROM current_setting('application_name')
                  AND pid <> pg_backend_pid() AND xact_start < clock_timestamp() - make_interval(secs => $1)
                ORDER BY xact_start LIMIT 5";
     let rows = client.query(sql, &[&longer_than.as_secs_f64()]).await?;

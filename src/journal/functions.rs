@@ -25,17 +25,19 @@ pub async fn stale(
     let wanted = trigger::each_function(schema, installed.id, installed.generation, definition);
     let names: Vec<&str> = wanted.iter().map(|function| function.name.as_str()).collect();
     let found = "SELECT p.proname::text, p.prosrc,
-                        p.prosecdef AND p.proconfig IS NOT DISTINCT FROM ARRAY['search_path=pg_catalog, pg_temp']
-                            AND NOT has_function_privilege('public', p.oid, 'EXECUTE')
+                        p.prosecdef AND NOT has_function_privilege('public', p.oid, 'EXECUTE'), coalesce(p.proconfig, '{}')
                  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                  WHERE n.nspname = $1 AND p.proname = ANY ($2) AND p.pronargs = 0";
     let found = client.query(found, &[&schema.name(), &names]).await?;
-    let found: Vec<(String, String, bool)> = found.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
-    if found.iter().any(|(_, body, _)| trigger::edition(body) > EDITION) {
+    let found: Vec<(String, String, bool, Vec<String>)> =
+        found.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect();
+    if found.iter().any(|(_, body, ..)| trigger::edition(body) > EDITION) {
         return Ok(Vec::new());
     }
     let is_right = |function: &Function| {
-        found.iter().any(|(name, body, is_safe)| *name == function.name && body == function.body() && *is_safe)
+        found.iter().any(|(name, body, is_safe, settings)| {
+            *name == function.name && body == function.body() && *is_safe && *settings == function.settings()
+        })
     };
     Ok(wanted.into_iter().filter(|function| !is_right(function)).collect())
 }

@@ -212,9 +212,9 @@ impl Drop for Guarded {
         }
         let (connector, pid) = (self.connector.clone(), self.pid);
         tokio::spawn(async move {
-            // Only if it still is a session of ours: numbers of processes come again.
-            let cancel =
-                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND application_name = 'items-listen'";
+            // Only if it still is a session of ours, whatever we are called: numbers of processes come again.
+            let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                          WHERE pid = $1 AND application_name = current_setting('application_name') AND usename = current_user";
             let cancelled = async { Ok::<u64, Error>(connector.session(Purpose::Work).await?.execute(cancel, &[&pid]).await?) };
             if let Err(error) = cancelled.await {
                 tracing::debug!(%error, "cancelling a count that nobody waits for");

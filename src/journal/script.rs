@@ -172,6 +172,9 @@ fn triggers(schema: &Schema, id: i32, relation: &str, events: &[String]) -> Stri
          WHERE NOT i.inhdetachpending)",
         literal(relation)
     );
+    // Before any trigger is put in place: until it is counted, what was written without it is missing.
+    let own = schema.name();
+    sql.push_str(&format!("INSERT INTO {own}.marker (watch, reason) VALUES ({id}, 'coverage');\n"));
     let tag = unused_tag("triggers", &tree);
     for event in events {
         let name = trigger::name(schema, id, event);
@@ -184,7 +187,6 @@ fn triggers(schema: &Schema, id: i32, relation: &str, events: &[String]) -> Stri
             create = literal(&create),
         ));
     }
-    let own = schema.name();
     sql.push_str(&format!(
         "BEGIN;\nINSERT INTO {own}.marker (watch, reason) VALUES ({id}, 'coverage');\n\
          {tree}\nUPDATE {own}.watch SET covered = (SELECT array_agg(relid ORDER BY relid) FROM tree) WHERE id = {id};\nCOMMIT;\n"

@@ -31,6 +31,12 @@ pub struct Function {
 }
 
 impl Function {
+    /// Its settings, as `pg_proc.proconfig` has them: each `SET name = value` of its statement.
+    pub fn settings(&self) -> Vec<String> {
+        let head = self.create.split_once(" AS ").map_or("", |(head, _)| head);
+        head.split(" SET ").skip(1).map(|setting| setting.trim().replacen(" = ", "=", 1)).collect()
+    }
+
     /// Its body, as `pg_proc.prosrc` has it: what stands between the first quotes of its statement.
     pub fn body(&self) -> &str {
         let start = self.create.find(" AS ").map_or(0, |at| at + 4);

@@ -319,3 +319,27 @@ fn every_dependency_has_its_reason_and_every_reason_its_dependency() {
         .collect();
     assert_eq!(named, built_on);
 }
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let modules = |name: &str| {
+        let tests = root().join("tests/it");
+        let file = std::fs::read_to_string(tests.join(format!("{name}.rs"))).ok()?;
+        let parts = std::fs::read_dir(tests.join(name)).into_iter().flatten().flatten();
+        Some(parts.filter_map(|part| std::fs::read_to_string(part.path()).ok()).fold(file, |all, part| all + &part))
+    };
+    let mut named = 0;
+    for page in pages() {
+        for (_, name) in page.code() {
+            let Some((module, test)) = name.split_once("::") else { continue };
+            let Some(source) = modules(module) else {
+                assert!(!page.name.ends_with("security.md"), "{}: {name}: there is no tests/it/{module}.rs", page.name);
+                continue;
+            };
+            let test = test.rsplit("::").next().unwrap_or_default().trim_end_matches('…');
+            assert!(test.is_empty() || source.contains(&format!("fn {test}")), "{}: {name}", page.name);
+            named += 1;
+        }
+    }
+    assert!(named > 100, "{named}");
+}
