@@ -336,7 +336,7 @@ fn every_test_that_is_named_exists() {
                 assert!(!page.name.ends_with("security.md"), "{}: {name}: there is no tests/it/{module}.rs", page.name);
                 continue;
             };
-            let test = test.rsplit("::").next().unwrap_or_default().trim_end_matches('…');
+            let test = test.rsplit("::").next().unwrap_or_default().trim_end_matches(['…', '*']);
             assert!(test.is_empty() || source.contains(&format!("fn {test}")), "{}: {name}", page.name);
             named += 1;
         }
