@@ -19,3 +19,17 @@ ALTER TABLE items_listen.cluster ADD COLUMN own_tables oid[] NOT NULL DEFAULT '{
 ALTER FUNCTION items_listen.threshold_edited() SET lock_timeout = '5s';
 ALTER FUNCTION items_listen.unread_edited() SET lock_timeout = '5s';
 ALTER FUNCTION items_listen.alert_mark_read() SET lock_timeout = '5s';
+
+-- Whether triggers can write here at this moment: what the owner may do, and no lock that is in their way. The daemon asks at
+-- each beat; while it is not so, statements may go unnoticed, and everything is counted anew afterwards.
+CREATE FUNCTION items_listen.writable() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    LOCK TABLE items_listen.journal IN ROW EXCLUSIVE MODE NOWAIT;
+    LOCK TABLE items_listen.marker IN ROW EXCLUSIVE MODE NOWAIT;
+    RETURN has_table_privilege('items_listen.journal', 'INSERT') AND has_table_privilege('items_listen.marker', 'INSERT');
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END
+$$;
+REVOKE ALL ON FUNCTION items_listen.writable() FROM PUBLIC;

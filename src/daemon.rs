@@ -51,6 +51,8 @@ const HTTP_DRAIN_MAX: Duration = Duration::from_secs(1);
 const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// With the doorbell off the poll is quicker instead.
 const POLL_WITHOUT_DOORBELL: Duration = Duration::from_millis(50);
+/// A session that lasted so long has worked, ready or not.
+const WORKED: Duration = Duration::from_secs(30);
 /// Between two tries to reach the database.
 const RECONNECT: Retry = Retry { initial: Duration::from_millis(100), max: Duration::from_secs(5), give_up_after: Duration::MAX };
 
@@ -255,18 +257,20 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
     let mut attempts = 0;
     while !daemon.stop.is_cancelled() {
         daemon.process.supervisor.alive();
-        let connected = daemon.health.connections();
+        let began = tokio::time::Instant::now();
         let error = match session::run(daemon).await {
             Ok(()) => return Ok(()),
             Err(error @ (Error::SchemaTooNew { .. } | Error::Config(_))) => return Err(error),
             Err(error) => error,
         };
+        let worked = daemon.health.is_ready() || began.elapsed() > WORKED;
         doubt::note(daemon, &error).await;
         metrics::connected(false);
         // If one connection was silent, so may the others be.
         daemon.pool.renew();
-        // A session that once listened resets the back-off, however it ended.
-        attempts = if daemon.health.connections() > connected { 1 } else { attempts + 1 };
+        // One that came as far as working resets the back-off. What fails each time after it has listened must not become a
+        // stream of connections.
+        attempts = if worked { 1 } else { attempts + 1 };
         let message = error.to_string();
         daemon.health.set_not_ready(&format!("database: {message}"));
         // Once per change of state, not per try.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use crate::config::document::{Mistake, Node, graft};
 use crate::error::Error;
 
@@ -161,8 +163,37 @@ fn assemble<const N: usize>(parts: [(&str, Option<&str>); N]) -> String {
 /// # Errors
 /// [`Error::Config`] with the line that cannot be read.
 pub fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>, Error> {
-    let wrong = |error: dotenvy::Error| {
-        Error::Config(vec![Mistake { place: path.display().to_string(), what: format!("cannot be read: {error}") }])
-    };
-    dotenvy::from_path_iter(path).map_err(wrong)?.collect::<Result<_, _>>().map_err(wrong)
+    let wrong = |place: String, what: String| Error::Config(vec![Mistake { place, what }]);
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|error| wrong(file.clone(), format!("cannot be read: {error}")))?;
+    dotenvy::from_read_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(|error| match error {
+        // The line is not repeated: it may hold a secret.
+        dotenvy::Error::LineParse(line, _) => {
+            let number = text.lines().position(|candidate| candidate.contains(line.trim())).map_or(0, |at| at + 1);
+            wrong(
+                format!("{file}:{number}"),
+                "NAME=value is wanted; a value with spaces, # or quotes in it stands in quotes".to_owned(),
+            )
+        }
+        error => wrong(file.clone(), format!("cannot be read: {error}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_named_and_not_repeated() {
+        for line in ["DB_PASSWORD=CANARY secret", "DB_PASSWORD=\"CANARYunclosed", "CANARY"] {
+            let file = std::env::temp_dir().join(format!("items-listen-env-{}", std::process::id()));
+            std::fs::write(&file, format!("A=1\n# none\n{line}\n")).expect("written");
+            let Err(Error::Config(mistakes)) = read_env_file(&file) else { panic!("{line}") };
+            std::fs::remove_file(&file).expect("removed");
+            let said = mistakes[0].to_string();
+            assert!(said.contains(&format!("{}:3", file.display())) && !said.contains("CANARY"), "{line}: {said}");
+        }
+    }
 }

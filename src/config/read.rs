@@ -241,7 +241,7 @@ pub(super) fn secret<'a>(
     file_key: &'static str,
     mistakes: &mut Mistakes,
 ) -> Option<(Secret, &'a Origin)> {
-    let inline = section.string(key, mistakes);
+    let inline = section.secret(key, mistakes);
     let file = section.string(file_key, mistakes);
     match (inline, file) {
         (Some((_, origin)), Some(_)) => {

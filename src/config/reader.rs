@@ -105,6 +105,16 @@ impl<'a> Section<'a> {
         None
     }
 
+    /// A string that is not repeated where it is something else: a secret of digits is one, too.
+    pub fn secret(&mut self, key: &'static str, mistakes: &mut Mistakes) -> Option<(String, &'a Origin)> {
+        let node = self.node(key)?;
+        if let Value::String(string) = &node.value {
+            return Some((string.clone(), &node.origin));
+        }
+        mistakes.add(&node.origin, format!("{}: a string is wanted, in quotes; this is {}", self.name(key), node.value.kind()));
+        None
+    }
+
     /// A whole number within bounds.
     pub fn integer(&mut self, key: &'static str, allowed: std::ops::RangeInclusive<i64>, mistakes: &mut Mistakes) -> Option<i64> {
         let node = self.node(key)?;

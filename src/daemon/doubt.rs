@@ -12,8 +12,8 @@ use tokio_postgres::Client;
 use super::Daemon;
 use crate::error::Error;
 
-/// A table, a schema, a column that is not there; a right that is missing.
-const UNUSABLE: [&str; 4] = ["42P01", "3F000", "42703", "42501"];
+/// A table, a schema, a column, a function that is not there; a right that is missing.
+const UNUSABLE: [&str; 5] = ["42P01", "3F000", "42703", "42501", "42883"];
 /// So long it may take to find out who has our tables.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -28,6 +28,19 @@ pub(super) async fn note(daemon: &Daemon, error: &Error) {
     if doubt {
         daemon.process.doubt.store(true, Ordering::Release);
     }
+}
+
+/// What a beat found. While triggers cannot write our tables nothing rings, and no fold meets what keeps them away.
+///
+/// # Errors
+/// The database cannot be asked.
+pub(super) async fn at_beat(daemon: &Daemon, writable: bool) -> Result<(), Error> {
+    if !writable {
+        daemon.process.doubt.store(true, Ordering::Release);
+    } else if daemon.process.doubt.load(Ordering::Acquire) {
+        daemon.pool.run(async |client| resolve(client, daemon).await).await?;
+    }
+    Ok(())
 }
 
 /// Whether somebody keeps triggers from our tables at this moment. What cannot be known is taken to be so.

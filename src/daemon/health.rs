@@ -20,7 +20,6 @@ pub struct Health {
     faults: Mutex<HashSet<String>>,
     /// The watches that cannot be served, whatever session found that out.
     degraded: Mutex<HashSet<String>>,
-    connections: AtomicU64,
     skipped: AtomicU64,
     reload: Mutex<Option<Reload>>,
     changed: Notify,
@@ -50,7 +49,6 @@ impl Default for Health {
             reason: Mutex::new("starting".to_owned()),
             faults: Mutex::default(),
             degraded: Mutex::default(),
-            connections: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             reload: Mutex::default(),
             changed: Notify::new(),
@@ -102,11 +100,6 @@ impl Health {
         &self.folds
     }
 
-    /// A session listens.
-    pub fn connected(&self) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// There is no session, and this is why. Gives whether this outage has not been said to have that reason yet: one
     /// fault may show itself in two ways in turn.
     pub fn fault(&self, what: &str) -> bool {
@@ -119,11 +112,6 @@ impl Health {
         let outage = !faults.is_empty();
         faults.clear();
         outage
-    }
-
-    /// How many sessions have listened so far.
-    pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
     }
 
     /// A watch cannot be served. Gives whether that is news.

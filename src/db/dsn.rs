@@ -47,10 +47,11 @@ impl Dsn {
     fn of_url(text: &str, rest: &str) -> Result<Dsn, String> {
         // The credentials end at the first @: a password may have any other character in it, a ? too.
         let credentials = rest.find('@').map_or("", |at| &rest[..=at]);
-        if credentials.split_once('/').is_some_and(|(_, after)| after.contains('?')) {
-            return Err("an @ stands behind a ?: write it as %40, and in a user or password / as %2F and ? as %3F".to_owned());
-        }
         let after = &rest[credentials.len()..];
+        // What is meant for a part of the password would be taken for a host, a name or a parameter, and be shown.
+        if after.contains('@') || credentials.split_once('/').is_some_and(|(_, after)| after.contains('?')) {
+            return Err("there is an @ too many: write it as %40, and in a user or password / as %2F and ? as %3F".to_owned());
+        }
         let Some((place, query)) = after.split_once('?') else {
             return Ok(Dsn { form: Form::Url(text.to_owned()), pairs: Vec::new() });
         };

@@ -98,6 +98,20 @@ pub async fn check_own(client: &Client, schema: &Schema) -> Result<(), Error> {
     })
 }
 
+/// Refuses to install as a superuser into a schema of somebody who is none: its owner could put other tables into the place of
+/// ours, and with them code of theirs into what then runs as us.
+async fn check_owner(client: &Client, schema: &Schema) -> Result<(), Error> {
+    let foreign =
+        "SELECT quote_ident(o.rolname), quote_ident(current_user) FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner
+                   WHERE n.nspname = $1 AND NOT o.rolsuper AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)";
+    let Some(row) = client.query_opt(foreign, &[&schema.name()]).await? else { return Ok(()) };
+    let (owner, us): (String, String) = (row.get(0), row.get(1));
+    Err(Error::Failed(format!(
+        "the schema {name} belongs to {owner}, and we are {us}, a superuser: install as {owner}, or say ALTER SCHEMA {name} OWNER TO {us}",
+        name = schema.name()
+    )))
+}
+
 /// Brings the schema up to date. The caller holds the install lock.
 ///
 /// # Errors
@@ -108,6 +122,7 @@ pub async fn run(client: &mut Client, schema: &Schema) -> Result<(), Error> {
     }
     check_encoding(client).await?;
     check_own(client, schema).await?;
+    check_owner(client, schema).await?;
     // refinery's own history table is in the schema, so the schema comes first.
     client.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", schema.name())).await?;
     let mut runner = Runner::new(&migrations(schema)?).set_abort_divergent(false);

@@ -112,6 +112,13 @@ pub const DAEMON: &[Right] = &[
     table("unread_edit", "DELETE", "that an alert was read"),
     Right {
         kind: Kind::Function,
+        object: "writable()",
+        privilege: "EXECUTE",
+        columns: &[],
+        why: "whether triggers can write our tables",
+    },
+    Right {
+        kind: Kind::Function,
         object: "not_whole(numeric)",
         privilege: "EXECUTE",
         columns: &[],

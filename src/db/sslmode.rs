@@ -74,7 +74,7 @@ impl Mode {
         let found = Mode::ALL.into_iter().find(|mode| mode.as_str() == text);
         found.ok_or_else(|| match text {
             "allow" => "sslmode=allow would begin in plain text: write prefer, which begins with TLS, or require".to_owned(),
-            _ => format!("sslmode={} is none of disable, prefer, require, verify-ca, verify-full", text.escape_debug()),
+            _ => format!("{} is none of disable, prefer, require, verify-ca, verify-full", given("sslmode", text)),
         })
     }
 }
@@ -150,8 +150,8 @@ impl Settings {
         for name in dsn.names() {
             if !OTHERS.contains(&name) && name != "load_balance_hosts" {
                 return Err(format!(
-                    "the parameter \"{}\" is not known here; known are {}, and about TLS {} and those of docs/tls.md",
-                    name.escape_debug(),
+                    "{} is not known here; known are {}, and about TLS {} and those of docs/tls.md",
+                    if is_a_word(name) { format!("the parameter \"{name}\"") } else { "a parameter".to_owned() },
                     OTHERS.join(", "),
                     FILES.join(", ")
                 ));
@@ -217,12 +217,21 @@ fn effective_mode(mode: Option<Mode>, roots: Option<&str>) -> Result<Mode, Strin
 }
 
 /// A parameter with a closed set of values.
+/// Whether it may be repeated: no part of a password that something unencoded has led here.
+fn is_a_word(text: &str) -> bool {
+    text.len() <= 30 && text.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '-')
+}
+
+fn given(name: &str, text: &str) -> String {
+    if is_a_word(text) { format!("{name}={text}") } else { format!("what is given for {name}") }
+}
+
 fn one_of<T: Copy>(dsn: &mut Dsn, name: &str, values: &[(&str, T)]) -> Result<Option<T>, String> {
     let Some(text) = dsn.take(name)? else { return Ok(None) };
     let found = values.iter().find(|(value, _)| *value == text).map(|(_, meaning)| *meaning);
     found.map(Some).ok_or_else(|| {
         let allowed = values.iter().map(|(value, _)| *value).collect::<Vec<_>>().join(", ");
-        format!("{name}={} is none of {allowed}", text.escape_debug())
+        format!("{} is none of {allowed}", given(name, &text))
     })
 }
 

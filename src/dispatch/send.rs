@@ -116,7 +116,8 @@ fn log(endpoint: &str, bodies: &[String]) -> Answer {
         let line = serde_json::json!({
             "endpoint": endpoint, "event": stored["name"], "channels": stored["channels"], "data": data,
         });
-        lines.push_str(&line.to_string());
+        // A person may be looking at it on a terminal.
+        lines.push_str(&crate::plain::json(&line.to_string()));
         lines.push('\n');
     }
     let mut out = std::io::stdout().lock();

@@ -328,10 +328,12 @@ async fn drop_strays(client: &Client, schema: &Schema, id: i32) -> Result<(), Er
              UNION
              SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid WHERE NOT i.inhdetachpending)
          SELECT g.tgname::text, g.tgrelid::regclass::text FROM pg_trigger g
-         WHERE g.tgname = ANY ($2) AND NOT g.tgisinternal AND g.tgrelid NOT IN (SELECT relid FROM tree WHERE relid IS NOT NULL)",
+         WHERE g.tgname = ANY ($2) AND NOT g.tgisinternal AND g.tgrelid NOT IN (SELECT relid FROM tree WHERE relid IS NOT NULL)
+           -- Anybody may give a trigger of their own this name.
+           AND g.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $3)",
     );
     let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
-    for row in client.query(strays.as_str(), &[&id, &names]).await? {
+    for row in client.query(strays.as_str(), &[&id, &names, &schema.name()]).await? {
         let (name, relation): (String, String) = (row.get(0), row.get(1));
         with_retries(client, schema, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
     }

@@ -60,9 +60,12 @@ pub async fn watch(client: &mut Client, schema: &Schema, id: i32, name: &str) ->
 /// Drops the triggers of one watch wherever they stand.
 async fn drop_triggers(client: &Client, schema: &Schema, id: i32) -> Result<(), Error> {
     let mine = "SELECT g.tgname::text, g.tgrelid::regclass::text FROM pg_trigger g
-                WHERE g.tgname = ANY ($1) AND NOT g.tgisinternal ORDER BY 2, 1";
+                WHERE g.tgname = ANY ($1) AND NOT g.tgisinternal
+                  -- Anybody may give a trigger of their own this name.
+                  AND g.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $2)
+                ORDER BY 2, 1";
     let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
-    for row in client.query(mine, &[&names]).await? {
+    for row in client.query(mine, &[&names, &schema.name()]).await? {
         let (name, relation): (String, String) = (row.get(0), row.get(1));
         super::locking::with_retries(client, schema, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
     }

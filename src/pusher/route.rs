@@ -1,5 +1,6 @@
 //! The way to an endpoint: straight, or through the proxy that the environment names.
 
+use axum::http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use url::{Host, Url};
 
@@ -11,8 +12,18 @@ pub fn proxy(endpoint: &Url) -> Option<String> {
     }
     let destination = endpoint.as_str().parse().ok()?;
     let proxy = Matcher::from_system().intercept(&destination)?;
-    let (scheme, place) = (proxy.uri().scheme_str()?, proxy.uri().authority()?);
-    Some(format!("{scheme}://{place}"))
+    Some(place(proxy.uri()))
+}
+
+/// Scheme, host and port. A user and password in which something is not percent-encoded are taken for host and port.
+fn place(proxy: &Uri) -> String {
+    let (scheme, host) = (proxy.scheme_str().unwrap_or("http"), proxy.host().unwrap_or_default());
+    match proxy.authority().map(|authority| authority.as_str().strip_prefix(host).unwrap_or("?")) {
+        Some("") => format!("{scheme}://{host}"),
+        Some(_) if let Some(port) = proxy.port_u16() => format!("{scheme}://{host}:{port}"),
+        _ => "an address that cannot be read: in its user and password, @ / ? # and : are written as %40 %2F %3F %23 %3A"
+            .to_owned(),
+    }
 }
 
 /// Whether it is on this machine: what goes there does not go through a proxy.
@@ -59,6 +70,22 @@ mod tests {
         ] {
             let url = Url::parse(url).expect("a URL");
             assert_eq!((is_loopback(&url), is_private(&url)), (loopback, private), "{url}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_password_is_shown_with_a_proxy() {
+        for (uri, shown) in [
+            ("http://proxy.example.org:3128", "http://proxy.example.org:3128"),
+            ("http://proxy.example.org/", "http://proxy.example.org"),
+            ("https://[::1]:3128", "https://[::1]:3128"),
+        ] {
+            assert_eq!(place(&uri.parse().expect("a URI")), shown);
+        }
+        // What is left of http://user:CANARY#x@proxy
+        for uri in ["http://user:CANARY", "http://user:CANARY@proxy:3128"] {
+            let Ok(uri) = uri.parse() else { continue };
+            assert!(!place(&uri).contains("CANARY"), "{}", place(&uri));
         }
     }
 }

@@ -319,3 +319,20 @@ fn a_rate_is_so_many_requests_in_so_long() {
         assert!(mistakes.len() == 1 && said.contains("endpoints.main.rate") && said.contains("\"100/60s\""), "{bad}: {said}");
     }
 }
+
+#[test]
+fn what_might_be_a_secret_is_not_repeated_where_it_is_wrong() {
+    let url = |url: &str| GOOD.replace("postgres://app@localhost/app", url);
+    for text in [
+        GOOD.replace("\"hush-hush\"", "12345678"),
+        format!("{GOOD}\n[http]\ntoken = 12345678"),
+        url("postgres://u:p@12345678@h/d"),
+        url("postgres://u:a@b?12345678=x@h/d"),
+        url("postgres://u:a@b?Sup3r12345678=x"),
+        url("postgres://h/d?sslmode=require;password=12345678"),
+        url("postgres://h/d?channel_binding=require;password=12345678"),
+    ] {
+        let said = mistakes(&text).join("\n");
+        assert!(!said.is_empty() && !said.contains("12345678"), "{said}");
+    }
+}

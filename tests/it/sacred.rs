@@ -279,3 +279,45 @@ async fn what_an_application_does_to_our_tables_waits_for_seconds_at_most() {
     writer.batch_execute("INSERT INTO items_listen.threshold VALUES ('orders', '{}', 5)").await.expect("now it is");
     receiver.wait("it is judged anew", |events| events.iter().any(|event| event.number("threshold") == 5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_triggers_out_and_not_us_is_noticed_and_everything_counted_anew() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    insert(&database, 1, 1).await;
+    let locker = database.session().await;
+    // Whoever reads is let through; the daemon sleeps.
+    locker.batch_execute("BEGIN; LOCK TABLE items_listen.journal, items_listen.marker IN SHARE MODE").await.expect("locks");
+    let said = psql(&database, "INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 20)").await;
+    assert!(said.contains("WARNING") && said.contains("55P03"), "{said}");
+    // Two of its beats have passed, of which one began after that.
+    for _ in 0..2 {
+        let beat = "SELECT max(beat_at)::text FROM items_listen.instance";
+        let before: String = database.one(beat).await;
+        support::eventually("it beats", async || (database.one::<String>(beat).await != before).then_some(())).await;
+    }
+    locker.batch_execute("COMMIT").await.expect("lets go");
+    daemon.logged("every watch is counted anew").await;
+    receiver.wait_for(1).await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_of_anybodys_with_our_name_is_nobodys_business() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let stranger = database.session().await;
+    stranger
+        .batch_execute(
+            "CREATE TEMP TABLE t (id int); CREATE FUNCTION pg_temp.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER items_listen_1_insert AFTER INSERT ON t EXECUTE FUNCTION pg_temp.f(); BEGIN; LOCK TABLE t",
+        )
+        .await
+        .expect("it may");
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    insert(&database, 1, 20).await;
+    receiver.wait_for(1).await;
+    daemon.terminate().await;
+    assert_eq!(daemon.run(&["uninstall"]).await.0, 0);
+}

@@ -65,7 +65,6 @@ pub(super) async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<
         Arc::clone(&telling),
         found,
     );
-    daemon.health.connected();
     metrics::connected(true);
     daemon.process.supervisor.status("connected: counting and folding what is there");
     let engine = Engine::open(
