@@ -89,9 +89,7 @@ pub fn parse_url(url: &Secret) -> Result<Parsed, String> {
         None => error.to_string(),
     })?;
     tls.apply(&mut config);
-    if config.get_hosts().is_empty() {
-        return Err("a host is missing".to_owned());
-    }
+    refuse_unpaired(&config)?;
     config.connect_timeout(CONNECT_TIMEOUT);
     config.keepalives_idle(Duration::from_secs(15));
     config.keepalives_interval(Duration::from_secs(5));
@@ -101,6 +99,33 @@ pub fn parse_url(url: &Secret) -> Result<Parsed, String> {
         config.application_name("items-listen");
     }
     Ok(Parsed { config, tls })
+}
+
+/// Every host needs a name that TLS is asked for and verified by, and a port. tokio-postgres looks at this where it connects
+/// itself; here it does not.
+fn refuse_unpaired(config: &Config) -> Result<(), String> {
+    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs().len(), config.get_ports().len());
+    match (hosts.len(), addresses) {
+        (0, 0) => return Err("a host is missing".to_owned()),
+        (0, _) => {
+            return Err("hostaddr without host: host is the name that the server is verified by, hostaddr only where to \
+                        connect; write the address as host"
+                .to_owned());
+        }
+        (names, addresses) if addresses != 0 && addresses != names => {
+            return Err(format!("{names} host and {addresses} hostaddr: each host wants its own hostaddr, or none has one"));
+        }
+        (names, _) if ports > 1 && ports != names => {
+            return Err(format!("{names} host and {ports} port: each host wants its own port, or one port is for all"));
+        }
+        _ => {}
+    }
+    if addresses != 0 && hosts.iter().any(|host| matches!(host, Host::Unix(_))) {
+        return Err(
+            "hostaddr goes with the name of a host, and not with a directory of Unix sockets: leave one of them out".to_owned()
+        );
+    }
+    Ok(())
 }
 
 /// The connection string with the places of its files as `find` has them.
@@ -164,6 +189,16 @@ impl Connector {
             Host::Unix(_) => true,
             Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(is_loopback),
         })
+    }
+
+    /// Whether a session may be over TCP, so that TLS can be asked for: not every host is a directory of Unix sockets.
+    pub fn has_tcp(&self) -> bool {
+        self.config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)))
+    }
+
+    /// Whether a session may be over a Unix socket.
+    pub fn has_sockets(&self) -> bool {
+        self.config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)))
     }
 
     /// `host:port/database`, for messages.
@@ -338,6 +373,12 @@ mod tests {
     fn a_connection_string_is_wrong_without_being_repeated() {
         for (url, says) in [
             ("postgres:///d", "a host is missing"),
+            ("hostaddr=127.0.0.1 password=hush", "hostaddr without host"),
+            ("host=a hostaddr=127.0.0.1,127.0.0.2 password=hush", "1 host and 2 hostaddr"),
+            ("postgres://u:hush@a,b/d?hostaddr=127.0.0.1", "2 host and 1 hostaddr"),
+            ("host=/tmp,a hostaddr=127.0.0.1,127.0.0.2 password=hush", "a directory"),
+            ("postgres://u:hush@%2Ftmp/d?hostaddr=127.0.0.1", "a directory"),
+            ("host=a,b,c port=1,2 password=hush", "3 host and 2 port"),
             ("host=h sslmode=maybe password=hush", "sslmode=maybe"),
             ("postgres://u:hush@h/d?port=x", "port"),
             ("postgres://u:hush@h/d?sslmod=require", "\"sslmod\""),
