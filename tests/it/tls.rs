@@ -259,9 +259,23 @@ fn the_environment_says_what_libpqs_does_and_a_url_is_taken_as_it_stands() {
         ("PGCHANNELBINDING", "maybe", "require"),
         ("PGREQUIREPEER", "x", "Unix socket"),
         ("PGGSSENCMODE", "require", "GSSAPI"),
+        ("PGSSLCRLDIR", "x", "sslcrl"),
+        ("PGSSLCOMPRESSION", "1", "never compressed"),
     ] {
         let said = url("", &[("PGHOST", "db"), (name, value)]).expect_err(name);
         assert!(said.contains(says) && said.contains("PGHOST"), "{name}: {said}");
+    }
+    // The old way to ask for TLS, which the new one has the last word about; as with libpq, only 1 asks for it.
+    for (required, mode, read) in [
+        ("1", "", Some("require")),
+        ("1", "disable", Some("disable")),
+        ("1", "verify-full", Some("verify-full")),
+        ("0", "", None),
+        ("yes", "", None),
+    ] {
+        let made = url("", &[("PGHOST", "db"), ("PGREQUIRESSL", required), ("PGSSLMODE", mode)]).expect("it is right");
+        let sslmode = read.map(|read| format!(" sslmode='{read}'")).unwrap_or_default();
+        assert_eq!(made, format!("host='db'{sslmode}"), "{required} {mode}");
     }
     let laravel = url("", &[("DB_DATABASE", "app"), ("DB_HOST", "db"), ("DB_SSLMODE", "require")]).expect("it is right");
     assert_eq!(laravel, "host='db' dbname='app' sslmode='require'");
