@@ -17,6 +17,36 @@ type Plain = Patient<Socket>;
 /// A connection that somebody has to drive.
 pub type Driver = Connection<Plain, Patient<<MakeRustlsConnect as MakeTlsConnect<Plain>>::Stream>>;
 
+/// Every host needs a name that TLS is asked for and verified by, and a port. tokio-postgres looks at this where it connects
+/// itself; [`open`] does not.
+///
+/// # Errors
+/// What there is too little or too much of.
+pub fn refuse_unpaired(config: &Config) -> Result<(), String> {
+    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs().len(), config.get_ports().len());
+    match (hosts.len(), addresses) {
+        (0, 0) => return Err("a host is missing".to_owned()),
+        (0, _) => {
+            return Err("hostaddr without host: host is the name that the server is verified by, hostaddr only where to \
+                        connect; write the address as host"
+                .to_owned());
+        }
+        (names, addresses) if addresses != 0 && addresses != names => {
+            return Err(format!("{names} host and {addresses} hostaddr: each host wants its own hostaddr, or none has one"));
+        }
+        (names, _) if ports > 1 && ports != names => {
+            return Err(format!("{names} host and {ports} port: each host wants its own port, or one port is for all"));
+        }
+        _ => {}
+    }
+    if addresses != 0 && hosts.iter().any(|host| matches!(host, Host::Unix(_))) {
+        return Err(
+            "hostaddr goes with the name of a host, and not with a directory of Unix sockets: leave one of them out".to_owned()
+        );
+    }
+    Ok(())
+}
+
 /// Connects to the first host that answers and is of the kind that is wanted.
 pub async fn open(config: &Config, tls: &Tls, patience: Option<Duration>) -> Result<(Client, Driver), tokio_postgres::Error> {
     let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);

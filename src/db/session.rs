@@ -89,7 +89,7 @@ pub fn parse_url(url: &Secret) -> Result<Parsed, String> {
         None => error.to_string(),
     })?;
     tls.apply(&mut config);
-    refuse_unpaired(&config)?;
+    connect::refuse_unpaired(&config)?;
     config.connect_timeout(CONNECT_TIMEOUT);
     config.keepalives_idle(Duration::from_secs(15));
     config.keepalives_interval(Duration::from_secs(5));
@@ -99,33 +99,6 @@ pub fn parse_url(url: &Secret) -> Result<Parsed, String> {
         config.application_name("items-listen");
     }
     Ok(Parsed { config, tls })
-}
-
-/// Every host needs a name that TLS is asked for and verified by, and a port. tokio-postgres looks at this where it connects
-/// itself; here it does not.
-fn refuse_unpaired(config: &Config) -> Result<(), String> {
-    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs().len(), config.get_ports().len());
-    match (hosts.len(), addresses) {
-        (0, 0) => return Err("a host is missing".to_owned()),
-        (0, _) => {
-            return Err("hostaddr without host: host is the name that the server is verified by, hostaddr only where to \
-                        connect; write the address as host"
-                .to_owned());
-        }
-        (names, addresses) if addresses != 0 && addresses != names => {
-            return Err(format!("{names} host and {addresses} hostaddr: each host wants its own hostaddr, or none has one"));
-        }
-        (names, _) if ports > 1 && ports != names => {
-            return Err(format!("{names} host and {ports} port: each host wants its own port, or one port is for all"));
-        }
-        _ => {}
-    }
-    if addresses != 0 && hosts.iter().any(|host| matches!(host, Host::Unix(_))) {
-        return Err(
-            "hostaddr goes with the name of a host, and not with a directory of Unix sockets: leave one of them out".to_owned()
-        );
-    }
-    Ok(())
 }
 
 /// The connection string with the places of its files as `find` has them.
