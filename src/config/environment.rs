@@ -73,17 +73,21 @@ impl<'a> Variables<'a> {
 
     fn libpq_database(&self) -> Option<(&'static str, String)> {
         let named = ["PGHOST", "PGDATABASE", "PGUSER"].into_iter().find(|name| self.get(name).is_some())?;
+        // The old way to ask for TLS: libpq, too, looks at it only where there is no mode, and only at its first character.
+        let required = self.get("PGREQUIRESSL").filter(|text| text.starts_with('1')).map(|_| "require");
         let pairs = assemble([
             ("host", self.get("PGHOST")),
             ("port", self.get("PGPORT")),
             ("dbname", self.get("PGDATABASE")),
             ("user", self.get("PGUSER")),
             ("password", self.get("PGPASSWORD")),
-            ("sslmode", self.get("PGSSLMODE")),
+            ("sslmode", self.get("PGSSLMODE").or(required)),
             ("sslrootcert", self.get("PGSSLROOTCERT")),
             ("sslcert", self.get("PGSSLCERT")),
             ("sslkey", self.get("PGSSLKEY")),
             ("sslcrl", self.get("PGSSLCRL")),
+            ("sslcrldir", self.get("PGSSLCRLDIR")),
+            ("sslcompression", self.get("PGSSLCOMPRESSION")),
             ("sslsni", self.get("PGSSLSNI")),
             ("sslnegotiation", self.get("PGSSLNEGOTIATION")),
             ("ssl_min_protocol_version", self.get("PGSSLMINPROTOCOLVERSION")),

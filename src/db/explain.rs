@@ -28,7 +28,7 @@ pub enum Cause {
     Connections,
     /// SQLSTATE 53100: the server's disk is full.
     Disk,
-    /// SQLSTATE 08P01: what answers is not PostgreSQL itself, or does not know us.
+    /// SQLSTATE 08P01, or an answer that PostgreSQL never gives: what answers is not PostgreSQL itself, or does not know us.
     Proxy,
     /// The port is closed.
     Refused,
@@ -165,6 +165,9 @@ impl Cause {
         if inner.is_some_and(|inner| inner.is::<super::authentication::Refused>()) {
             return Cause::Authentication;
         }
+        if inner.is_some_and(|inner| inner.is::<super::patience::NotPostgres>()) {
+            return Cause::Proxy;
+        }
         match error.kind() {
             ErrorKind::ConnectionRefused => Cause::Refused,
             ErrorKind::NotFound | ErrorKind::PermissionDenied => Cause::Socket,
@@ -222,8 +225,8 @@ impl Who<'_> {
             Cause::Disk => {
                 "make room on the disk of the server: its data directory, pg_wal and tablespaces; its log says which".to_owned()
             }
-            Cause::Proxy => "what answers at this port is a pooler or proxy, and it refuses: look at its own log and list of \
-                             databases and users, or point database.url at PostgreSQL itself"
+            Cause::Proxy => "what answers at this port is not PostgreSQL itself: a pooler or proxy that refuses (look at its own log \
+                             and list of databases and users), or something else; point database.url at PostgreSQL"
                 .to_owned(),
             Cause::Refused => format!(
                 "nothing listens at this port: start PostgreSQL, correct host and port in database.url{}",

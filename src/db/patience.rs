@@ -31,6 +31,8 @@ pub struct Patient<S> {
     text: Text,
     /// Reads how the server wants us to authenticate, where it can be read.
     guard: Option<Box<Guard>>,
+    /// Of the last bytes that were to be written, not all were: what is written next begins in the middle.
+    is_cut: bool,
 }
 
 /// Whether what goes through can be read.
@@ -38,7 +40,9 @@ pub struct Patient<S> {
 enum Text {
     /// Nothing was written yet.
     Unknown,
-    /// TLS was asked for, or is being agreed on.
+    /// TLS was asked for, and the server has not said whether it has it.
+    Asked,
+    /// TLS is being agreed on.
     Handshake,
     Plain(Answers),
     /// Whoever is above the encryption watches.
@@ -47,13 +51,15 @@ enum Text {
 
 /// What a client asks for TLS with. See <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+/// What a frame of TLS begins with. See RFC 8446, 5.1: `ContentType`.
+const TLS_FRAMES: std::ops::RangeInclusive<u8> = 0x14..=TLS_APPLICATION_DATA;
 const TLS_HANDSHAKE: u8 = 0x16;
 const TLS_APPLICATION_DATA: u8 = 0x17;
 
 impl<S> Patient<S> {
     /// Watches a connection of which nothing is known yet.
     pub fn new(stream: S, patience: Option<Duration>) -> Patient<S> {
-        Patient { stream, patience, deadline: None, text: Text::Unknown, guard: None }
+        Patient { stream, patience, deadline: None, text: Text::Unknown, guard: None, is_cut: false }
     }
 
     /// Takes no part in an authentication that the guard objects to.
@@ -75,15 +81,20 @@ impl<S> Patient<S> {
     fn asks(&mut self, context: &mut Context<'_>, bytes: &[u8]) {
         if matches!(self.text, Text::Unknown) {
             self.text = match bytes {
-                _ if bytes == SSL_REQUEST => Text::Handshake,
+                _ if bytes == SSL_REQUEST => Text::Asked,
                 // A handshake without asking first (sslnegotiation=direct).
                 [TLS_HANDSHAKE, ..] => Text::Handshake,
                 _ => Text::Plain(Answers::default()),
             };
         }
-        if matches!(self.text, Text::Handshake) && bytes.first() == Some(&TLS_APPLICATION_DATA) {
-            self.text = Text::Encrypted;
-            self.deadline = None;
+        if let (Text::Asked | Text::Handshake, false, Some(first)) = (&self.text, self.is_cut, bytes.first()) {
+            if *first == TLS_APPLICATION_DATA {
+                self.text = Text::Encrypted;
+                self.deadline = None;
+            } else if !TLS_FRAMES.contains(first) && bytes != SSL_REQUEST {
+                // Whoever speaks has given TLS up, and nobody above watches: then what is answered is watched here.
+                self.text = Text::Plain(Answers::default());
+            }
         }
         if self.deadline.is_none() && !matches!(self.text, Text::Encrypted) {
             self.expect_answer(context);
@@ -97,7 +108,11 @@ impl<S> Patient<S> {
     fn take_in(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         self.deadline = None;
         match &mut self.text {
-            Text::Handshake if bytes == b"N" => self.text = Text::Unknown,
+            Text::Asked => {
+                if let Some(answer) = bytes.first() {
+                    self.text = agreed(*answer)?;
+                }
+            }
             Text::Plain(answers) => {
                 if let Some(guard) = &mut self.guard {
                     guard.take_in(bytes).map_err(|what| io::Error::new(io::ErrorKind::PermissionDenied, what))?;
@@ -113,6 +128,35 @@ impl<S> Patient<S> {
         Ok(())
     }
 }
+
+/// What follows from the answer to whether there is TLS. It is final: tokio-postgres takes whatever is not yes for no.
+///
+/// # Errors
+/// It is neither yes nor no. Nothing more is said to whoever answers so.
+fn agreed(answer: u8) -> io::Result<Text> {
+    match answer {
+        b'S' => Ok(Text::Handshake),
+        b'N' => Ok(Text::Unknown),
+        // What it says besides could be anybody's, and is not read: as with libpq.
+        b'E' => Err(io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "asked whether it has TLS, the server answered with an error: it may be short of processes or memory",
+        )),
+        other => Err(io::Error::new(io::ErrorKind::InvalidData, NotPostgres(other))),
+    }
+}
+
+/// What answers is no PostgreSQL.
+#[derive(Debug)]
+pub struct NotPostgres(u8);
+
+impl std::fmt::Display for NotPostgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "asked whether it has TLS, it answered neither S (yes) nor N (no), but {:#04x}: this is no PostgreSQL", self.0)
+    }
+}
+
+impl std::error::Error for NotPostgres {}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -133,6 +177,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.asks(context, bytes);
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        self.is_cut = written < bytes.len();
         if let Text::Plain(answers) = &mut self.text {
             answers.asked(&bytes[..written]);
         }
@@ -245,6 +290,57 @@ mod tests {
         let (mut client, _server) = pair(None).await;
         client.write_all(SYNC).await.expect("asked");
         assert!(!is_silent(&mut client).await);
+    }
+
+    /// A client that has asked for TLS, and what it read of the answer.
+    async fn asked(answer: &[u8]) -> (Patient<DuplexStream>, DuplexStream, io::Result<u8>) {
+        let (client, mut server) = tokio::io::duplex(1_000);
+        let methods = super::super::authentication::Methods::read("scram-sha-256").expect("a list");
+        let policy = super::super::authentication::Policy { methods: Some(methods), is_exposed: true };
+        let mut client = Patient::new(client, Some(Duration::from_secs(5))).guarded(Guard::new(policy, false));
+        client.write_all(&SSL_REQUEST).await.expect("asked");
+        server.write_all(answer).await.expect("answered");
+        let read = client.read_u8().await;
+        (client, server, read)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_to_whether_there_is_tls_is_yes_or_no() {
+        for answer in 0..=u8::MAX {
+            let (.., read) = asked(&[answer]).await;
+            match answer {
+                b'S' | b'N' => assert_eq!(read.expect("it is an answer"), answer),
+                _ => assert_ne!(read.expect_err("it is none").kind(), io::ErrorKind::UnexpectedEof, "{answer}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_goes_on_in_plain_text_is_guarded_and_watched() {
+        // After a no; and after a yes, which whoever is above took for a no.
+        for answer in [b"N", b"S"] {
+            let (mut client, mut server, _) = asked(answer).await;
+            client.write_all(b"\0\0\0\x08\0\x03\0\0").await.expect("the start-up message");
+            assert!(is_silent(&mut client).await, "{answer:?}");
+            server.write_all(b"R\0\0\0\x08\0\0\0\x03").await.expect("asked for the password");
+            let said = client.read_exact(&mut [0; 9]).await.expect_err("it is refused");
+            assert_eq!(said.kind(), io::ErrorKind::PermissionDenied, "{answer:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_of_tls_that_is_written_in_pieces_is_no_plain_text() {
+        let (client, mut server) = tokio::io::duplex(8);
+        let mut client = Patient::new(client, None);
+        client.write_all(&SSL_REQUEST).await.expect("asked");
+        server.read_exact(&mut [0; 8]).await.expect("asked");
+        server.write_all(b"S").await.expect("answered");
+        client.read_u8().await.expect("answered");
+        let hello = [&[TLS_HANDSHAKE, 3, 1, 0, 20][..], &[0x42; 20]].concat();
+        let reading = tokio::spawn(async move { server.read_exact(&mut [0; 25]).await.map(drop) });
+        client.write_all(&hello).await.expect("written");
+        reading.await.expect("no panic").expect("read");
+        assert!(matches!(client.text, Text::Handshake), "{:?}", client.text);
     }
 
     #[tokio::test(start_paused = true)]

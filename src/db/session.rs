@@ -89,9 +89,7 @@ pub fn parse_url(url: &Secret) -> Result<Parsed, String> {
         None => error.to_string(),
     })?;
     tls.apply(&mut config);
-    if config.get_hosts().is_empty() {
-        return Err("a host is missing".to_owned());
-    }
+    connect::refuse_unpaired(&config)?;
     config.connect_timeout(CONNECT_TIMEOUT);
     config.keepalives_idle(Duration::from_secs(15));
     config.keepalives_interval(Duration::from_secs(5));
@@ -164,6 +162,16 @@ impl Connector {
             Host::Unix(_) => true,
             Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(is_loopback),
         })
+    }
+
+    /// Whether a session may be over TCP, so that TLS can be asked for: not every host is a directory of Unix sockets.
+    pub fn has_tcp(&self) -> bool {
+        self.config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)))
+    }
+
+    /// Whether a session may be over a Unix socket.
+    pub fn has_sockets(&self) -> bool {
+        self.config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)))
     }
 
     /// `host:port/database`, for messages.
@@ -338,6 +346,12 @@ mod tests {
     fn a_connection_string_is_wrong_without_being_repeated() {
         for (url, says) in [
             ("postgres:///d", "a host is missing"),
+            ("hostaddr=127.0.0.1 password=hush", "hostaddr without host"),
+            ("host=a hostaddr=127.0.0.1,127.0.0.2 password=hush", "1 host and 2 hostaddr"),
+            ("postgres://u:hush@a,b/d?hostaddr=127.0.0.1", "2 host and 1 hostaddr"),
+            ("host=/tmp,a hostaddr=127.0.0.1,127.0.0.2 password=hush", "a directory"),
+            ("postgres://u:hush@%2Ftmp/d?hostaddr=127.0.0.1", "a directory"),
+            ("host=a,b,c port=1,2 password=hush", "3 host and 2 port"),
             ("host=h sslmode=maybe password=hush", "sslmode=maybe"),
             ("postgres://u:hush@h/d?port=x", "port"),
             ("postgres://u:hush@h/d?sslmod=require", "\"sslmod\""),

@@ -70,6 +70,11 @@ impl Mode {
         matches!(self, Mode::VerifyCa | Mode::VerifyFull)
     }
 
+    /// Whether there is no connection over TCP without TLS.
+    pub fn insists(self) -> bool {
+        !matches!(self, Mode::Disable | Mode::Prefer)
+    }
+
     fn read(text: &str) -> Result<Mode, String> {
         let found = Mode::ALL.into_iter().find(|mode| mode.as_str() == text);
         found.ok_or_else(|| match text {

@@ -64,6 +64,11 @@ impl Tls {
         &self.settings
     }
 
+    /// Whether a server has shown a certificate. Where a session stands under a mode that insists on TLS, it was accepted.
+    pub fn was_shown(&self) -> bool {
+        lock(&self.shown).is_some()
+    }
+
     /// The certificates that are in use: the server's, as it was shown last, and our own.
     pub fn certificates(&self) -> Vec<(&'static str, pem::About)> {
         let server = lock(&self.shown).as_ref().and_then(|certificate| pem::About::of(certificate));

@@ -11,6 +11,7 @@ use crate::support::postgres::{Database, Server};
 use crate::*;
 
 mod files;
+mod hosts;
 mod running;
 
 const PASSWORD: &str = "kept-to-myself";
@@ -233,9 +234,23 @@ fn the_environment_says_what_libpqs_does_and_a_url_is_taken_as_it_stands() {
         ("PGCHANNELBINDING", "maybe", "require"),
         ("PGREQUIREPEER", "x", "Unix socket"),
         ("PGGSSENCMODE", "require", "GSSAPI"),
+        ("PGSSLCRLDIR", "x", "sslcrl"),
+        ("PGSSLCOMPRESSION", "1", "never compressed"),
     ] {
         let said = url("", &[("PGHOST", "db"), (name, value)]).expect_err(name);
         assert!(said.contains(says) && said.contains("PGHOST"), "{name}: {said}");
+    }
+    // The old way to ask for TLS, which the new one has the last word about; as with libpq, only 1 asks for it.
+    for (required, mode, read) in [
+        ("1", "", Some("require")),
+        ("1", "disable", Some("disable")),
+        ("1", "verify-full", Some("verify-full")),
+        ("0", "", None),
+        ("yes", "", None),
+    ] {
+        let made = url("", &[("PGHOST", "db"), ("PGREQUIRESSL", required), ("PGSSLMODE", mode)]).expect("it is right");
+        let sslmode = read.map(|read| format!(" sslmode='{read}'")).unwrap_or_default();
+        assert_eq!(made, format!("host='db'{sslmode}"), "{required} {mode}");
     }
     let laravel = url("", &[("DB_DATABASE", "app"), ("DB_HOST", "db"), ("DB_SSLMODE", "require")]).expect("it is right");
     assert_eq!(laravel, "host='db' dbname='app' sslmode='require'");
@@ -278,6 +293,8 @@ async fn channel_binding_keeps_out_who_ends_tls_between() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_the_password_does_not_get_it_where_that_can_be_had() {
     const REFUSED: Outcome = Refused(Some(Cause::Authentication));
+    const NO_POSTGRES: Outcome = Refused(Some(Cause::Proxy));
+    const FAILED: Outcome = Refused(Some(Cause::Lost));
     let place = Place::new().await;
     let wrong = Authority::new("somebody else's issuer").server(&["127.0.0.1"], Validity::Good);
     let root = format!("sslrootcert={}", place.root);
@@ -290,6 +307,14 @@ async fn who_asks_for_the_password_does_not_get_it_where_that_can_be_had() {
         (Trick::AskInside(wrong.clone()), "sslmode=require require_auth=scram-sha-256".to_owned(), Some(REFUSED)),
         (Trick::AskInside(wrong.clone()), "sslmode=require channel_binding=require".to_owned(), Some(BINDING)),
         (Trick::AskInside(wrong.clone()), root, Some(CERTIFICATE)),
+        // Neither yes nor no: tokio-postgres would go on in plain text. An E is a server that failed, for libpq as well.
+        (Trick::AskAfter(b'X'), "require_auth=scram-sha-256".to_owned(), Some(NO_POSTGRES)),
+        (Trick::AskAfter(b'X'), "sslmode=prefer".to_owned(), Some(NO_POSTGRES)),
+        (Trick::AskAfter(b'X'), "sslmode=require".to_owned(), Some(NO_POSTGRES)),
+        (Trick::AskAfter(0), "require_auth=scram-sha-256".to_owned(), Some(NO_POSTGRES)),
+        (Trick::AskAfter(b'R'), "sslmode=prefer".to_owned(), Some(NO_POSTGRES)),
+        (Trick::AskAfter(b'E'), "require_auth=scram-sha-256".to_owned(), Some(FAILED)),
+        (Trick::AskAfter(b'E'), "sslmode=prefer".to_owned(), Some(FAILED)),
         // What these modes do not protect from. (Not on this machine, in clear text it would not be sent: see the guard.)
         (Trick::AskInClear, "sslmode=prefer".to_owned(), None),
         (Trick::AskInside(wrong), "sslmode=require".to_owned(), None),

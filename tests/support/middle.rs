@@ -28,6 +28,8 @@ pub enum Trick {
     Direct(Issued),
     /// Says that there is no TLS, and asks for the password as it is.
     AskInClear,
+    /// Answers the question for TLS with this byte, and asks for the password as it is.
+    AskAfter(u8),
     /// Ends TLS, and asks for the password as it is.
     AskInside(Issued),
 }
@@ -106,11 +108,12 @@ async fn serve(mut client: TcpStream, target: u16, trick: Trick, heard: Arc<Mute
     }
     match &trick {
         Trick::Strip | Trick::AskInClear => client.write_all(b"N").await?,
+        Trick::AskAfter(byte) => client.write_all(&[*byte]).await?,
         _ => client.write_all(b"S").await?,
     }
     match trick {
         Trick::Strip => join(client, TcpStream::connect(("127.0.0.1", target)).await?, &heard).await,
-        Trick::AskInClear => ask(client, &heard).await,
+        Trick::AskInClear | Trick::AskAfter(_) => ask(client, &heard).await,
         Trick::AskInside(issued) => ask(acceptor(&issued).accept(client).await?, &heard).await,
         Trick::Terminate(issued) | Trick::Direct(issued) => {
             let client = acceptor(&issued).accept(client).await?;

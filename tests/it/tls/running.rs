@@ -155,6 +155,37 @@ async fn somebody_in_the_middle_gets_nothing_of_a_daemon_that_verifies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_says_where_tls_is_asked_for_and_does_not_reach_the_server() {
+    let (place, receiver) = (Place::new().await, Receiver::start().await);
+    let database = shop(&place).await;
+    let good = place.ours.server(&["127.0.0.1"], Validity::Good);
+    let middle = Middle::start(place.server.port, Trick::Terminate(good)).await;
+    let look = async |host: &str, port: u16, parameters: &str| {
+        let url = format!("host={host} port={port} user=postgres dbname={} {parameters}", database.name);
+        let daemon = daemon(&config(&database, &receiver, ORDERS).replace(&database.url(), &url));
+        let (_, out, err) = daemon.run(&["check", "--json"]).await;
+        let all: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+        let findings = all["findings"].as_array().expect("findings").clone();
+        let found = findings.into_iter().find(|finding| finding["id"] == "database-tls").expect("it is said");
+        (found["level"].as_str().expect("a level").to_owned(), found.to_string())
+    };
+    let verified = format!("sslmode=verify-full sslrootcert={}", place.root);
+    let directory = place.server.directory.display().to_string();
+    for (host, port, parameters, level, says) in [
+        // Whoever ends TLS was not verified: it may be anybody.
+        ("127.0.0.1", middle.port, "sslmode=require", "error", "before it reaches the server"),
+        // Whoever ends TLS was verified, such as a pooler: what is behind it is for the administrator to know.
+        ("127.0.0.1", middle.port, &verified, "warning", "before it reaches the server"),
+        ("127.0.0.1", place.server.port, &verified, "ok", "is verified"),
+        ("127.0.0.1", place.server.port, "sslmode=disable", "ok", "nothing leaves this machine"),
+        (&directory, place.server.port, &verified, "ok", "nothing leaves this machine"),
+    ] {
+        let (found, text) = look(host, port, parameters).await;
+        assert!(found == level && text.contains(says), "{host} {parameters}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn under_tls_a_question_that_is_not_answered_whole_is_given_up() {
     let place = Place::new().await;
     let proxy = Proxy::start(place.server.port).await;
