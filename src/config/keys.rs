@@ -497,7 +497,8 @@ static HTTP: Table = Table {
             Secret,
             Unset("nobody is asked"),
             "What whoever asks has to know, except for `/healthz` and `/readyz`: sent as `Authorization: Bearer …`, or by a browser \
-             as the password of any user. Or give `token_file`.",
+             as the password of any user. Or give `token_file`. A reload with another one ends the pages \
+             that are open.",
         ),
         Key::new("token_file", SecretFile, Unset("none"), "A file that holds the token."),
         Key::new(

@@ -353,6 +353,46 @@ async fn a_token_is_wanted_for_everything_but_the_probes() {
     assert_eq!(ask(&daemon, "/metrics", &bearer("another-one-for-this")).await.status, 200);
 }
 
+/// Opens the stream of documents and reads the first of them.
+async fn watch_live(daemon: &Daemon, headers: &str) -> TcpStream {
+    let mut stream = connect(daemon).await;
+    let request = format!("GET /api/live HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.expect("asks");
+    let heard = hear(&mut stream, Some("\n\n")).await;
+    assert!(heard.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&heard));
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_what_let_it_in_is_no_longer_the_token() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let text = |http: &str| format!("{}[http]\nlisten = \"127.0.0.1:0\"\n{http}", config(&database, &receiver, ORDERS));
+    let mut daemon = daemon(&text(""));
+    daemon.start().await;
+    let reload = |http: &str| {
+        daemon.configure(&text(http));
+        daemon.signal("HUP");
+    };
+    // Nobody was asked for a token, and now everybody is.
+    let mut stream = watch_live(&daemon, "").await;
+    reload(&format!("token = \"{TOKEN}\"\n"));
+    hear(&mut stream, None).await;
+    assert_eq!(ask(&daemon, "/api/live", "").await.status, 401);
+    // A reload that changes something else is seen, and ends nothing.
+    let mut stream = watch_live(&daemon, &format!("Authorization: Bearer {TOKEN}\r\n")).await;
+    reload(&format!("token = \"{TOKEN}\"\nhide = [\"keys\"]\n"));
+    let heard = hear(&mut stream, Some("\"hidden\":[\"keys\"]")).await;
+    assert!(String::from_utf8_lossy(&heard).contains("\"hidden\":[\"keys\"]"), "it goes on");
+    // Another token.
+    reload("token = \"another-one-for-this\"\n");
+    hear(&mut stream, None).await;
+    // Whoever had one may stay where nobody is asked any more.
+    let mut stream = watch_live(&daemon, "Authorization: Bearer another-one-for-this\r\n").await;
+    reload("hide = [\"counts\"]\n");
+    let heard = hear(&mut stream, Some("\"hidden\":[\"counts\"]")).await;
+    assert!(String::from_utf8_lossy(&heard).contains("\"hidden\":[\"counts\"]"), "it goes on");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn why_it_is_not_ready_is_for_those_with_the_token() {
     let receiver = Receiver::start().await;
