@@ -506,8 +506,8 @@ static HTTP: Table = Table {
             Words(&["keys", "counts"]),
             Unset("nothing is hidden"),
             "What the page, `/api/status`, `/api/live` and `/metrics` do not tell. `keys`: keys, and every text in which one may \
-             stand: messages, channels, errors. `counts`: readings, thresholds and percentages, and how many keys there are and \
-             are open.",
+             stand: messages, channels, errors. `counts`: readings, thresholds and percentages, how many keys there are and are \
+             open, and how many rows and alerts there were.",
         ),
     ],
 };
