@@ -55,13 +55,14 @@ pub fn serve(listener: Bound, current: Current, exporter: Exporter, stop: Cancel
     let turn = Turn { one: Arc::default(), seats: Arc::new(Semaphore::new(WAITING_MAX)) };
     let metrics = Router::new().route("/metrics", get(metrics)).with_state((current.clone(), exporter));
     let page = page::routes(live::Live::new(current.clone(), stop.clone()));
+    let status = Router::new().route("/api/status", get(status)).with_state((current.clone(), turn));
     let app = Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .with_state(current.clone())
-        .merge(Router::new().route("/api/status", get(status)).with_state((current, turn)))
+        .with_state(current)
         .merge(metrics)
-        .layer(middleware::from_fn(page::guard_from_sites))
+        .layer(middleware::from_fn(page::guard_from_browsers))
+        .merge(status.layer(middleware::from_fn(page::guard)))
         .merge(page)
         .layer(middleware::from_fn_with_state(door, token::guard))
         .layer(middleware::from_fn(only_reading));

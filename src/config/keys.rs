@@ -497,7 +497,8 @@ static HTTP: Table = Table {
             Secret,
             Unset("nobody is asked"),
             "What whoever asks has to know, except for `/healthz` and `/readyz`: sent as `Authorization: Bearer …`, or by a browser \
-             as the password of any user. Or give `token_file`.",
+             as the password of any user. Or give `token_file`. A reload with another one ends the pages \
+             that are open.",
         ),
         Key::new("token_file", SecretFile, Unset("none"), "A file that holds the token."),
         Key::new(
@@ -505,8 +506,8 @@ static HTTP: Table = Table {
             Words(&["keys", "counts"]),
             Unset("nothing is hidden"),
             "What the page, `/api/status`, `/api/live` and `/metrics` do not tell. `keys`: keys, and every text in which one may \
-             stand: messages, channels, errors. `counts`: readings, thresholds and percentages, and how many keys there are and \
-             are open.",
+             stand: messages, channels, errors. `counts`: readings, thresholds and percentages, how many keys there are and are \
+             open, and how many rows and alerts there were.",
         ),
     ],
 };

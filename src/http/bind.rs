@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
@@ -102,11 +102,11 @@ async fn remove_stale(path: &Path) -> Result<(), String> {
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    // Nobody may connect before it has the mode that it is to have.
-    let before = rustix::process::umask(Mode::RWXU | Mode::RWXG | Mode::RWXO);
+    // It has its mode from the first moment on. The umask is that of the whole process, which does nothing else yet.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o777 & !SOCKET_MODE));
     let bound = UnixListener::bind(path);
     rustix::process::umask(before);
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).and(bound)
+    bound
 }
 
 /// The file of a Unix socket: it is removed with the listener, unless another has taken its name.
@@ -131,6 +131,8 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[tokio::test]
@@ -154,6 +156,16 @@ mod tests {
         assert!(refused().await.contains("somebody listens there"));
         drop(bound);
         assert!(!path.exists(), "it is removed with the listener");
+
+        // What takes the name between the look and the bind keeps its mode, and so does what a link leads to.
+        let (other, link) = (directory.join("other"), directory.join("link"));
+        std::fs::write(&other, "another's").expect("written");
+        std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).expect("its owner's alone");
+        std::os::unix::fs::symlink(&other, &link).expect("a link");
+        for taken in [&other, &link] {
+            assert!(bind_unix(taken).is_err());
+            assert_eq!(std::fs::metadata(&other).expect("it is there").mode() & 0o7777, 0o600, "{}", taken.display());
+        }
 
         let bound = Bound::bind(&listen).await.expect("bound");
         std::fs::remove_file(&path).expect("removed");

@@ -66,7 +66,9 @@ pub(super) async fn take(listener: Bound, app: Router, stop: CancellationToken) 
                     tracing::warn!(%error, "HTTP connections cannot be taken; trying again");
                     said = Some(Instant::now());
                 }
-                places.shed();
+                if places.shed() {
+                    tracing::debug!("HTTP: a connection without a request gives way");
+                }
                 tokio::time::sleep(NO_ROOM_PAUSE).await;
             }
         }

@@ -1,5 +1,7 @@
 //! What is taken out of answers that are not to tell everything (`[http] hide`). Pure.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::config::Hide;
@@ -40,6 +42,9 @@ pub(super) fn document(hide: Hide, document: &mut Value) {
             document["process"]["reason"] = json!(format!("database: {HIDDEN}"));
         }
     }
+    if hide.counts {
+        process(&mut document["process"]);
+    }
     let state = &mut document["state"];
     if !state.is_object() {
         return;
@@ -48,7 +53,24 @@ pub(super) fn document(hide: Hide, document: &mut Value) {
     if hide.keys {
         list(state, "endpoints").iter_mut().for_each(|endpoint| hide_text(endpoint, "last_error"));
     }
+    if hide.counts
+        && let Some(alerts) = state.get_mut("alerts").and_then(Value::as_array_mut)
+    {
+        // How many there are of a watch tells how many of its keys are open. The newest stand first.
+        let mut seen = BTreeSet::new();
+        alerts.retain(|alert| seen.insert(alert["watch"].to_string()));
+    }
     list(state, "alerts").iter_mut().for_each(|alert| self::alert(hide, alert));
+}
+
+/// Rows of the journal are changes of what is counted.
+fn process(process: &mut Value) {
+    for name in ["rows_per_second", "rows_folded"] {
+        process[name] = Value::Null;
+    }
+    if let Some(fold) = process.get_mut("last_fold").filter(|fold| fold.is_object()) {
+        fold["rows"] = Value::Null;
+    }
 }
 
 fn watch(hide: Hide, watch: &mut Value) {

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::document::{self, Reader};
+use super::token::Trusted;
 use crate::config::Hide;
 use crate::daemon::Current;
 use crate::dispatch::lock;
@@ -59,12 +60,12 @@ struct Inner {
 }
 
 /// `GET /api/live`
-pub(super) async fn listen(State(live): State<Live>) -> Response {
+pub(super) async fn listen(State(live): State<Live>, Extension(trusted): Extension<Trusted>) -> Response {
     let Ok(seat) = Arc::clone(&live.0.seats).try_acquire_owned() else {
         let full = format!("{VIEWERS_MAX} status pages are open already: close one of them\n");
         return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
     };
-    let viewer = Viewer { documents: live.watch(), seat, live, is_new: true };
+    let viewer = Viewer { documents: live.watch(), seat, live, trusted, is_new: true };
     let events = stream::unfold(viewer, |mut viewer| async move {
         let document = viewer.next().await?;
         let event = Event::default().retry(RETRY_AFTER).data(&*document.text);
@@ -78,36 +79,41 @@ pub(super) async fn listen(State(live): State<Live>) -> Response {
 struct Viewer {
     documents: watch::Receiver<Option<Document>>,
     live: Live,
+    /// What it was let in with.
+    trusted: Trusted,
     is_new: bool,
     #[expect(dead_code, reason = "it is given back when the stream ends")]
     seat: OwnedSemaphorePermit,
 }
 
 impl Viewer {
-    /// The next document; none once the daemon is to end.
+    /// The next document; none once the daemon is to end, or another token is wanted.
     async fn next(&mut self) -> Option<Document> {
         let stop = self.live.0.stop.clone();
         // What the others see already, a new one sees at once.
-        if std::mem::take(&mut self.is_new)
-            && let Some(document) = self.latest()
-        {
-            return Some(document);
+        if !std::mem::take(&mut self.is_new) {
+            self.changed(&stop).await?;
         }
         loop {
-            tokio::select! {
-                changed = self.documents.changed() => changed.ok()?,
-                () = stop.cancelled() => return None,
+            let daemon = self.live.0.current.daemon();
+            if !self.trusted.holds(&daemon) {
+                return None;
             }
-            if let Some(document) = self.latest() {
+            // A document that tells what has been hidden since is not shown.
+            let latest = self.documents.borrow_and_update().clone();
+            if let Some(document) = latest.filter(|document| document.hide == super::hidden(&daemon)) {
                 return Some(document);
             }
+            self.changed(&stop).await?;
         }
     }
 
-    /// What is to be shown now. A document that tells what has been hidden since is not.
-    fn latest(&mut self) -> Option<Document> {
-        let document = self.documents.borrow_and_update().clone();
-        document.filter(|document| document.hide == super::hidden(&self.live.0.current.daemon()))
+    /// There is another document; nothing once the daemon is to end.
+    async fn changed(&mut self, stop: &CancellationToken) -> Option<()> {
+        tokio::select! {
+            changed = self.documents.changed() => changed.ok(),
+            () = stop.cancelled() => None,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -49,22 +49,32 @@ fn is_for_us(request: &Request) -> bool {
 }
 
 fn refusal() -> Response {
-    let why = "A browser is answered under an address, localhost and this machine's own name only, so that no other site can read \
-               this through a name of its own. Open it by its address, or let the proxy send one of these as Host.\n";
+    let why = "This is answered under an address, localhost and this machine's own name only, so that no other site can have a \
+               browser read it through a name of its own. Open it by its address, let the proxy send one of these as Host, or \
+               give the token of [http].\n";
     (StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 
-/// What a browser says of itself whenever a page asks: probes and scrapers do not.
-const OF_BROWSERS: [&str; 3] = ["sec-fetch-site", "sec-fetch-mode", "origin"];
+/// What a browser says of itself, and probes and scrapers do not. Over plain HTTP under a foreign name it leaves out
+/// `Sec-Fetch-…`, and for a page that asks its own site `Origin`. A script may leave out `Referer`; it may set
+/// `Accept-Language` to what it likes, but cannot keep it from being sent.
+const OF_BROWSERS: [&str; 5] = ["accept-language", "referer", "origin", "sec-fetch-site", "sec-fetch-mode"];
+/// … and every browser's name has this in it.
+const IN_BROWSERS_NAME: &[u8] = b"Mozilla/";
 
-/// For what is read by programs: they may call us whatever they like, but pages of other sites may not.
-pub(super) async fn guard_from_sites(request: Request, next: Next) -> Response {
-    let browser = OF_BROWSERS.iter().any(|name| request.headers().contains_key(*name));
-    if browser && !is_for_us(&request) { refusal() } else { next.run(request).await }
+fn is_of_a_browser(headers: &HeaderMap) -> bool {
+    let has_its_name =
+        |agent: &HeaderValue| agent.as_bytes().windows(IN_BROWSERS_NAME.len()).any(|part| part == IN_BROWSERS_NAME);
+    OF_BROWSERS.iter().any(|name| headers.contains_key(*name)) || headers.get_all(header::USER_AGENT).iter().any(has_its_name)
+}
+
+/// For what probes and scrapers read: they may call us whatever they like, but a browser may not.
+pub(super) async fn guard_from_browsers(request: Request, next: Next) -> Response {
+    if is_of_a_browser(request.headers()) && !is_for_us(&request) { refusal() } else { next.run(request).await }
 }
 
 /// Answers only to a name that is ours, and puts the headers on every answer.
-async fn guard(request: Request, next: Next) -> Response {
+pub(super) async fn guard(request: Request, next: Next) -> Response {
     let mut response = if is_for_us(&request) { next.run(request).await } else { refusal() };
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));

@@ -47,15 +47,15 @@ impl Taken {
         self.now
     }
 
-    /// Sends one away, if there is one that may have to go.
-    fn shed(&mut self, only_waiting: bool) {
+    /// Sends one away, if there is one that may have to go; whether there was.
+    fn shed(&mut self, only_waiting: bool) -> bool {
         let may_go = self.connections.iter().filter(|(_, connection)| !(only_waiting && connection.is_answered));
         let oldest = may_go.min_by_key(|(_, connection)| (connection.is_answered, connection.since));
-        if let Some(id) = oldest.map(|(id, _)| *id)
-            && let Some(connection) = self.connections.remove(&id)
-        {
+        let sent_away = oldest.map(|(id, _)| *id).and_then(|id| self.connections.remove(&id));
+        sent_away.is_some_and(|connection| {
             connection.gone.cancel();
-        }
+            true
+        })
     }
 }
 
@@ -76,9 +76,9 @@ impl Places {
         Arc::new(Place { places: Arc::clone(self), id, gone })
     }
 
-    /// One that has sent no request gives way, since the process has no room for another file.
-    pub(super) fn shed(&self) {
-        lock(&self.taken).shed(true);
+    /// One that has sent no request gives way, since the process has no room for another file; whether there was one.
+    pub(super) fn shed(&self) -> bool {
+        lock(&self.taken).shed(true)
     }
 }
 

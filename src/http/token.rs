@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::config::Secret;
-use crate::daemon::Current;
+use crate::daemon::{Current, Daemon};
 use crate::dispatch::lock;
 
 /// Whoever probes needs no token, and is told nothing but yes or no.
@@ -23,9 +23,21 @@ const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 /// Refusals are said together, no more often than this.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
-/// Put on a request of somebody who may know everything: where nobody is asked, or who had the token.
-#[derive(Clone, Copy)]
-pub(super) struct Trusted;
+/// Put on a request of somebody who may know everything: where nobody is asked, or who had the token, which is kept here.
+#[derive(Clone)]
+pub(super) struct Trusted(Option<Secret>);
+
+impl Trusted {
+    /// Whether it would be let in now: a reload may have brought another token, or the first.
+    pub(super) fn holds(&self, daemon: &Daemon) -> bool {
+        wanted(daemon).is_none_or(|token| self.0.as_ref() == Some(token))
+    }
+}
+
+/// The token, where one is wanted.
+fn wanted(daemon: &Daemon) -> Option<&Secret> {
+    daemon.config.http.as_ref().and_then(|http| http.token.as_ref())
+}
 
 /// Put on a request that needs to be for no particular name, since no page of another site can bring it about.
 #[derive(Clone, Copy)]
@@ -71,16 +83,15 @@ impl Door {
 /// Lets in whoever has the token, and whoever needs none.
 pub(super) async fn guard(State(door): State<std::sync::Arc<Door>>, mut request: Request, next: Next) -> Response {
     let daemon = door.current.daemon();
-    let token = daemon.config.http.as_ref().and_then(|http| http.token.as_ref());
-    match token {
+    match wanted(&daemon) {
         Some(token) if knows(request.headers(), token) => {
             request.extensions_mut().insert(AnyName);
-            request.extensions_mut().insert(Trusted);
+            request.extensions_mut().insert(Trusted(Some(token.clone())));
         }
         Some(_) if !OPEN.contains(&request.uri().path()) => return door.refuse(),
         Some(_) => {}
         None => {
-            request.extensions_mut().insert(Trusted);
+            request.extensions_mut().insert(Trusted(None));
         }
     }
     if door.is_unix {

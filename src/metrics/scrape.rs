@@ -72,9 +72,10 @@ impl Exporter {
         known.refresh(daemon).await;
         let status = known.status.as_ref();
         gauge!(DATABASE_UP).set(if status.is_some() { 1.0 } else { 0.0 });
-        let stands = status.map(|status| stands(status, hide)).unwrap_or_default();
+        let stands = status.map(stands).unwrap_or_default();
         drop(known);
-        format!("{}{stands}", self.counted.render())
+        let text = format!("{}{stands}", self.counted.render());
+        if hide.counts { without(&text, &COUNTS) } else { text }
     }
 }
 
@@ -90,7 +91,7 @@ async fn ask(daemon: Daemon) -> (Option<Status>, Duration) {
 }
 
 /// How things stand, on a recorder of its own: what is not there any more leaves nothing behind.
-fn stands(status: &Status, hide: Hide) -> String {
+fn stands(status: &Status) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
         super::describe_those(&STANDING);
@@ -99,9 +100,6 @@ fn stands(status: &Status, hide: Hide) -> String {
         for watch in &status.watches {
             let name = || watch.name.clone();
             gauge!(WATCH_DEGRADED, "watch" => name()).set(flag(watch.error.is_some()));
-            if hide.counts {
-                continue;
-            }
             gauge!(KEYS, "watch" => name()).set(count(watch.keys));
             let open = [("warning", watch.open.warning), ("high", watch.open.high), ("critical", watch.open.critical)];
             for (severity, keys) in open {
@@ -123,6 +121,18 @@ fn stands(status: &Status, hide: Hide) -> String {
         }
     });
     recorder.handle().render()
+}
+
+/// What tells how many keys or rows there are, or how many of them changed.
+const COUNTS: [&str; 5] = [KEYS, ALERTS_OPEN, TRANSITIONS, STORM_COLLAPSED, FOLDED_ROWS];
+
+/// Leaves out these metrics. A line begins with the name that it is of, and no label has an end of a line in it as such.
+fn without(text: &str, names: &[&str]) -> String {
+    let name = |line: &str| {
+        let sample = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
+        sample.split(['{', ' ']).next().unwrap_or_default().to_owned()
+    };
+    text.split_inclusive('\n').filter(|line| !names.contains(&name(line).as_str())).collect()
 }
 
 /// What is read from the database.

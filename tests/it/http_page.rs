@@ -131,14 +131,45 @@ async fn the_page_is_three_files_that_need_nothing_else_and_answer_to_no_foreign
     assert!(!html.contains("style=") && !html.contains("<style") && !html.contains("onload="), "nothing inline");
     assert!(html.contains("<noscript>") && html.contains("items-listen status") && html.contains("/api/status"));
     assert_eq!(ask(&daemon, "/api/live", "evil.example").await.status, 421);
-    // What is not the page answers whoever asks, but no browser that was led here by another name.
-    for path in ["/api/status", "/metrics", "/readyz"] {
-        assert_eq!(ask(&daemon, path, "monitoring.example").await.status, 200, "{path}");
-        assert_eq!(ask(&daemon, path, "evil.example\r\nSec-Fetch-Site: same-origin").await.status, 421, "{path}");
-        assert_eq!(ask(&daemon, path, "localhost\r\nSec-Fetch-Site: none").await.status, 200, "{path}");
+}
+
+/// What tells a browser. The first is like what Chromium sends for a page of the same origin over plain HTTP under a foreign
+/// name: nothing of `Sec-Fetch-*`, and no `Origin`. Then each sign by itself, since a script may leave out or set some of them.
+const BROWSERS: [&str; 8] = [
+    "Referer: http://evil.example:9786/\r\nAccept-Language: en-US,en;q=0.9\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64)",
+    "User-Agent: Prometheus/3.0\r\nAccept-Language: en",
+    "User-Agent: Prometheus/3.0\r\nAccept-Language: ",
+    "Referer: http://evil.example:9786/",
+    "Origin: http://evil.example:9786",
+    "Sec-Fetch-Site: same-origin",
+    "Sec-Fetch-Mode: cors",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_lets_its_own_name_point_here_reads_nothing() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    // What names what is watched answers to no foreign name, whoever asks.
+    for path in ["/", "/page.js", "/api/live", "/api/status"] {
+        let refused = ask(&daemon, path, "monitoring.example").await;
+        assert_eq!(refused.status, 421, "{path}");
+        assert!(!refused.body.contains("orders") && refused.body.contains("Open it by its address"), "{}", refused.body);
     }
-    assert_eq!(daemon.get("/readyz").await.map(|(status, _)| status), Some(200));
-    assert_eq!(ask(&daemon, "/api/status", "monitoring.example").await.status, 200);
+    // What probes and scrapers ask for answers to every name of theirs, and to no browser under a foreign one.
+    for path in ["/metrics", "/readyz", "/healthz"] {
+        for program in ["", "\r\nUser-Agent: Prometheus/3.0", "\r\nUser-Agent: kube-probe/1.31\r\nAccept: */*"] {
+            assert_eq!(ask(&daemon, path, &format!("monitoring.example{program}")).await.status, 200, "{path} {program}");
+        }
+    }
+    for headers in BROWSERS {
+        for path in ["/api/status", "/metrics", "/readyz", "/healthz"] {
+            assert_eq!(ask(&daemon, path, &format!("evil.example:9786\r\n{headers}")).await.status, 421, "{path} {headers}");
+            assert_eq!(ask(&daemon, path, &format!("localhost:9786\r\n{headers}")).await.status, 200, "{path} {headers}");
+            assert_eq!(ask(&daemon, path, &format!("127.0.0.1\r\n{headers}")).await.status, 200, "{path} {headers}");
+        }
+    }
 }
 
 /// Watches of every kind: by tenant, falling, of a column with NULL, unkeyed, changes alone, a NOTIFY, and one without its table.

@@ -237,15 +237,22 @@ async fn without_room_for_another_file_it_waits_and_goes_on() {
         .expect("written");
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it may be run");
     daemon.binary.clone_from(&script);
+    daemon.env("ITEMS_LISTEN_LOG", "debug");
     daemon.start().await;
     let mut crowd = Vec::new();
     for _ in 0..200 {
         crowd.push(connect(&daemon).await);
     }
     daemon.logged("HTTP connections cannot be taken; trying again").await;
+    // It waits for nobody's time to run out: those that say nothing are sent away for the others.
+    daemon.logged("HTTP: a connection without a request gives way").await;
     eventually("whoever asks is answered", async || daemon.get("/readyz").await.filter(|(status, _)| *status == 200)).await;
     drop(crowd);
-    eventually("it goes on", async || daemon.get("/api/status").await.filter(|(status, _)| *status == 200)).await;
+    eventually("it goes on", async || {
+        let request = b"GET /api/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        say(connect(&daemon).await, request, None).await.filter(|answer| answer.status == 200)
+    })
+    .await;
     assert!(daemon.lines("HTTP connections cannot be taken") < 10, "it is said now and then, not for each");
     assert!(!daemon.has_ended());
     let _removed = std::fs::remove_file(script);
@@ -353,6 +360,46 @@ async fn a_token_is_wanted_for_everything_but_the_probes() {
     assert_eq!(ask(&daemon, "/metrics", &bearer("another-one-for-this")).await.status, 200);
 }
 
+/// Opens the stream of documents and reads the first of them.
+async fn watch_live(daemon: &Daemon, headers: &str) -> TcpStream {
+    let mut stream = connect(daemon).await;
+    let request = format!("GET /api/live HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.expect("asks");
+    let heard = hear(&mut stream, Some("\n\n")).await;
+    assert!(heard.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&heard));
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_what_let_it_in_is_no_longer_the_token() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let text = |http: &str| format!("{}[http]\nlisten = \"127.0.0.1:0\"\n{http}", config(&database, &receiver, ORDERS));
+    let mut daemon = daemon(&text(""));
+    daemon.start().await;
+    let reload = |http: &str| {
+        daemon.configure(&text(http));
+        daemon.signal("HUP");
+    };
+    // Nobody was asked for a token, and now everybody is.
+    let mut stream = watch_live(&daemon, "").await;
+    reload(&format!("token = \"{TOKEN}\"\n"));
+    hear(&mut stream, None).await;
+    assert_eq!(ask(&daemon, "/api/live", "").await.status, 401);
+    // A reload that changes something else is seen, and ends nothing.
+    let mut stream = watch_live(&daemon, &format!("Authorization: Bearer {TOKEN}\r\n")).await;
+    reload(&format!("token = \"{TOKEN}\"\nhide = [\"keys\"]\n"));
+    let heard = hear(&mut stream, Some("\"hidden\":[\"keys\"]")).await;
+    assert!(String::from_utf8_lossy(&heard).contains("\"hidden\":[\"keys\"]"), "it goes on");
+    // Another token.
+    reload("token = \"another-one-for-this\"\n");
+    hear(&mut stream, None).await;
+    // Whoever had one may stay where nobody is asked any more.
+    let mut stream = watch_live(&daemon, "Authorization: Bearer another-one-for-this\r\n").await;
+    reload("hide = [\"counts\"]\n");
+    let heard = hear(&mut stream, Some("\"hidden\":[\"counts\"]")).await;
+    assert!(String::from_utf8_lossy(&heard).contains("\"hidden\":[\"counts\"]"), "it goes on");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn why_it_is_not_ready_is_for_those_with_the_token() {
     let receiver = Receiver::start().await;
@@ -373,14 +420,15 @@ async fn why_it_is_not_ready_is_for_those_with_the_token() {
 async fn what_is_hidden_is_on_no_route() {
     let receiver = Receiver::start().await;
     let database = Database::new().await;
-    database.sql("CREATE TABLE letters (owner text, body text)").await;
+    database.sql("CREATE TABLE letters (owner text, bytes bigint)").await;
     let watches = r#"
 [[watch]]
 name = "letters"
 table = "public.letters"
 key = ["owner"]
 where = "owner <> 'canary-sql'"
-threshold = 4099
+sum = "bytes"
+threshold = 2718281828459045235
 [[watch.publish]]
 channels = ["private-{{ key.owner }}.letters"]
 event = "letters.{{ key.owner }}"
@@ -395,8 +443,8 @@ event = "broken"
     let text = |hide: &str| format!("{}[http]\nlisten = \"127.0.0.1:0\"\n{hide}", config(&database, &receiver, watches));
     let mut daemon = daemon(&text(""));
     daemon.start().await;
-    database.sql("INSERT INTO letters SELECT 'canary-key' FROM generate_series(1, 4711)").await;
-    receiver.wait_for(1).await;
+    database.sql("INSERT INTO letters VALUES ('canary-key', 7182818284590452353), ('canary-other', 7182818284590452353)").await;
+    receiver.wait_for(2).await;
     // (`ask` reads the first document only: another one may be needed until all is in it.)
     let shown = async |needles: &[&str]| {
         let mut found = Vec::new();
@@ -406,16 +454,37 @@ event = "broken"
         }
         found
     };
+    // (A number of 19 digits is in no other number by chance.)
+    let (reading, threshold) = ("7182818284590452353", "2718281828459045235");
     let (keys, counts) = (
         ["canary-key", "canary-error", "canary-sql", "canary"],
-        ["4711", "4099", "items_listen_keys", "items_listen_alerts_open"],
+        [
+            reading,
+            threshold,
+            "items_listen_keys",
+            "items_listen_alerts_open",
+            "items_listen_transitions_total",
+            "items_listen_storm_collapsed_total",
+            "items_listen_folded_rows_total",
+        ],
     );
+    let document = async || {
+        let live = ask(&daemon, "/api/live", "").await.body;
+        let data = live.split("data: ").nth(1).and_then(|data| data.lines().next()).expect("a document").to_owned();
+        serde_json::from_str::<serde_json::Value>(&data).expect("JSON")
+    };
     eventually("nothing is hidden: the page tells all", async || {
         let live = ask(&daemon, "/api/live", "").await.body;
-        (keys.iter().all(|needle| live.contains(needle)) && live.contains("4711") && live.contains("4099")).then_some(())
+        (keys.iter().chain(&[reading, threshold]).all(|needle| live.contains(needle))).then_some(())
     })
     .await;
-    assert!(shown(&counts).await.contains(&"/metrics items_listen_keys".to_owned()));
+    let told = shown(&counts).await;
+    for series in &counts[2..] {
+        assert!(told.contains(&format!("/metrics {series}")), "{series} is there to be hidden: {told:?}");
+    }
+    let told = document().await;
+    assert_eq!(told["state"]["alerts"].as_array().map(Vec::len), Some(2), "{told:#}");
+    assert!(told["process"]["rows_folded"].is_number() && told["process"]["last_fold"]["rows"].is_number(), "{told:#}");
     let reload = async |words: &[&str]| {
         daemon.configure(&text(&format!("hide = {words:?}\n")));
         daemon.signal("HUP");
@@ -426,22 +495,24 @@ event = "broken"
     };
     reload(&["keys"]).await;
     assert_eq!(shown(&keys).await, Vec::<String>::new());
-    eventually("counts are told still", async || ask(&daemon, "/api/live", "").await.body.contains("4711").then_some(())).await;
+    eventually("counts are told still", async || ask(&daemon, "/api/live", "").await.body.contains(reading).then_some(())).await;
     reload(&["counts"]).await;
     assert_eq!(shown(&counts).await, Vec::<String>::new());
-    eventually("keys are told still", async || ask(&daemon, "/api/live", "").await.body.contains("canary-key").then_some(()))
-        .await;
+    assert!(ask(&daemon, "/metrics", "").await.body.contains("\nitems_listen_ready 1"), "the others are told still");
+    let quiet = document().await;
+    assert_eq!(quiet["state"]["alerts"].as_array().map(Vec::len), Some(1), "the last of a watch, not one for each: {quiet:#}");
+    let process = &quiet["process"];
+    assert!(process["rows_folded"].is_null() && process["rows_per_second"].is_null(), "{process:#}");
+    assert!(process["last_fold"]["rows"].is_null() && process["last_fold"]["at"].is_string(), "{process:#}");
+    let key = &quiet["state"]["alerts"][0]["key"]["owner"];
+    assert!(key == "canary-key" || key == "canary-other", "keys are told still: {quiet:#}");
     reload(&["keys", "counts"]).await;
     assert_eq!(shown(&[keys.as_slice(), &counts].concat()).await, Vec::<String>::new());
     // What is broken is still seen to be.
     let status: serde_json::Value = serde_json::from_str(&ask(&daemon, "/api/status", "").await.body).expect("JSON");
     let broken = status["watches"].as_array().and_then(|watches| watches.iter().find(|watch| watch["name"] == "broken"));
     assert_eq!(broken.map(|watch| (watch["error"].as_str(), watch["keys"].is_null())), Some((Some("(hidden)"), true)));
-    let document = ask(&daemon, "/api/live", "").await.body;
-    let document: serde_json::Value =
-        serde_json::from_str(document.split("data: ").nth(1).and_then(|data| data.lines().next()).expect("a document"))
-            .expect("JSON");
-    assert_eq!(document["process"]["hidden"], serde_json::json!(["keys", "counts"]));
+    assert_eq!(document().await["process"]["hidden"], serde_json::json!(["keys", "counts"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -314,8 +314,8 @@ function drawPath({ process, error, state: known }) {
       process.ready ? meaning : process.reason,
       database.heartbeat_at && ['heartbeat ', time(database.heartbeat_at), `, poll every ${span(process.poll_ms / 1000)}`]),
     stage('Journal', database.journal_rows > 10_000 ? 'attention' : 'fine', `${upTo(database.journal_rows, 100_000)} ${plural(database.journal_rows, 'row')}`,
-      `folding ${few(process.rows_per_second)} rows/s`,
-      process.last_fold ? ['last fold ', time(process.last_fold.at), `, ${number(process.last_fold.rows)} ${plural(process.last_fold.rows, 'row')}`] : 'nothing folded since the start'),
+      !isHidden(process, 'counts') && `folding ${few(process.rows_per_second)} rows/s`,
+      process.last_fold ? ['last fold ', time(process.last_fold.at), isHidden(process, 'counts') ? '' : `, ${number(process.last_fold.rows)} ${plural(process.last_fold.rows, 'row')}`] : 'nothing folded since the start'),
     stage('Outbox', process.held || dead > 0 || (oldest && nowMs() - Date.parse(oldest) > 30_000) ? 'attention' : 'fine', process.held ? 'held' : `${number(pending)} pending`,
       oldest ? ['oldest ', time(oldest), endpoints.some((endpoint) => endpoint.pending > OLDEST_OF) ? ' or earlier' : ''] : 'nothing waits', `${number(dead)} dead`),
     stage('Sending', bad.some((endpoint) => endpoint.state === 'paused') ? 'trouble' : bad.length > 0 ? 'attention' : 'fine',
@@ -456,9 +456,9 @@ function alertItem(alert, endpoints) {
       : h('p', { class: 'quiet' }, alert.digest ? 'told in a digest' : alert.known ? 'no rule sends it' : 'its deliveries are further back than the last 500'));
 }
 
-function drawAlerts({ alerts, endpoints }) {
+function drawAlerts({ alerts, endpoints }, process) {
   put(section('alerts'), [
-    h('h2', { id: 'alerts-heading' }, 'Recent alerts'),
+    h('h2', { id: 'alerts-heading' }, isHidden(process, 'counts') ? 'Recent alerts, one per watch' : 'Recent alerts'),
     alerts.length === 0 ? h('p', { class: 'quiet' }, 'None yet.') : h('ol', { class: 'alerts' }, alerts.map((alert) => alertItem(alert, endpoints))),
   ]);
 }
@@ -471,7 +471,7 @@ function drawProcess({ process, state: known }) {
   const fact = (name, ...value) => h('div', {}, h('dt', {}, name), h('dd', {}, value));
   put(section('process'), [h('dl', {},
     fact('Version', process.version), fact('Up for', time(process.started_at, 'since')), fact('Configuration', process.config_file, ' ', h('code', {}, process.config_hash), process.reload?.[1] ? [', reloaded ', time(process.reload[0])] : ''),
-    known && fact('PostgreSQL', known.database.version), fact('Folded since the start', `${number(process.rows_folded)} ${plural(process.rows_folded, 'row')}`),
+    known && fact('PostgreSQL', known.database.version), !isHidden(process, 'counts') && fact('Folded since the start', `${number(process.rows_folded)} ${plural(process.rows_folded, 'row')}`),
     fact('Other daemons', others.length === 0 ? 'none' : others.map((other) => `${other.host} (pid ${other.pid}, ${other.version}, ${other.ready ? 'ready' : 'not ready'})`).join(', '))),
   h('p', {}, 'The same in a terminal: ', h('code', {}, 'items-listen status'), ' · as JSON: ', h('a', { href: '/api/status' }, '/api/status'), ' · for Prometheus: ', h('a', { href: '/metrics' }, '/metrics'))]);
 }
@@ -495,7 +495,7 @@ function draw(doc) {
   if (known) {
     drawWatches(known);
     drawEndpoints(known);
-    drawAlerts(known);
+    drawAlerts(known, doc.process);
   }
   drawProcess(doc);
   shown = known ? doc : { ...doc, state: shown?.state ?? null };
