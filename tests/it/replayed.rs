@@ -172,18 +172,16 @@ async fn a_stranger_that_holds_the_lock_of_a_query_or_a_notify_watch_is_named_an
     const ASKED: &str = r#"
 [[watch]]
 name = "asked"
-query = "SELECT count(*) AS value FROM orders"
+query = "SELECT count(*)::int AS quantity FROM orders"
 every = "300ms"
-value = "value"
+sum = "quantity"
 threshold = 20
 [[watch.publish]]
 channels = ["orders"]
 event = "orders.many"
 "#;
-    let heard = ASKED.replace(
-        "query = \"SELECT count(*) AS value FROM orders\"\nevery = \"300ms\"\nvalue = \"value\"",
-        "channel = \"orders_count\"",
-    );
+    let (_, rest) = ASKED.split_once("sum = \"quantity\"\n").expect("its lines");
+    let heard = format!("[[watch]]\nname = \"heard\"\nnotify = \"orders_count\"\n{rest}");
     for watch in [ASKED, heard.as_str()] {
         let (database, receiver) = (shop().await, Receiver::start().await);
         let configured = config(&database, &receiver, watch);
