@@ -10,6 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Daemon;
+use crate::db::holder::Holder;
+use crate::db::locks::Lock;
 use crate::db::migrate::InstallLock;
 use crate::db::session::Purpose;
 use crate::engine::Served;
@@ -24,6 +26,8 @@ const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// When somebody else is at it, or triggers are just being made.
 const PAUSE_BUSY: Duration = Duration::from_millis(100);
+/// A recount that somebody else keeps from being done for so long, and who is none of ours, is named.
+const NAMED_AFTER: Duration = Duration::from_secs(10);
 
 /// What a piece of work on a watch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +59,10 @@ pub(super) struct Keeper {
     wanting: HashSet<i32>,
     /// Watches that lack something only a person can mend.
     lacking: HashSet<i32>,
+    /// Since when somebody else has had the lock of these watches' recounts.
+    refused: HashMap<i32, Instant>,
+    /// Watches that were degraded for that, and were counted by somebody else since.
+    freed: Vec<i32>,
     /// A connection was lost in the midst of some work.
     lost: bool,
 }
@@ -79,6 +87,8 @@ impl Keeper {
             degraded: HashSet::new(),
             wanting: HashSet::new(),
             lacking: HashSet::new(),
+            refused: HashMap::new(),
+            freed: Vec::new(),
             lost: false,
         }
     }
@@ -98,6 +108,10 @@ impl Keeper {
 
     /// Says of these watches what they lack, and of others that they no longer do.
     pub(super) async fn lack(&mut self, now: &HashMap<i32, String>) {
+        for id in std::mem::take(&mut self.freed) {
+            self.served(id);
+            self.record(id, None).await;
+        }
         let mended: Vec<i32> = self.lacking.iter().filter(|id| !now.contains_key(id)).copied().collect();
         for id in mended {
             self.lacking.remove(&id);
@@ -117,8 +131,14 @@ impl Keeper {
         self.degraded.contains(&id)
     }
 
-    /// Counts these anew, where it is not being done and its pause is over.
+    /// Counts these anew, where it is not being done and its pause is over. They are all that have a marker now.
     pub(super) fn recount(&mut self, marked: &[i32]) {
+        let counted = self.refused.extract_if(|id, _| !marked.contains(id)).map(|(id, _)| id);
+        self.freed.extend(counted.filter(|id| self.degraded.contains(id) && !self.lacking.contains(id)));
+        self.start_recounts(marked);
+    }
+
+    fn start_recounts(&mut self, marked: &[i32]) {
         for &id in marked {
             let Some(watch) = self.begin(Kind::Recount, id) else { continue };
             let daemon = self.daemon.clone();
@@ -148,7 +168,7 @@ impl Keeper {
     pub(super) fn retry(&mut self, marked: &[i32]) {
         let now = Instant::now();
         if self.pause.values().any(|(until, _)| *until <= now) {
-            self.recount(marked);
+            self.start_recounts(marked);
             let wanting: Vec<i32> = self.wanting.iter().copied().collect();
             self.install(&wanting);
         }
@@ -187,11 +207,11 @@ impl Keeper {
                 tracing::info!(watch = self.name(id), corrected, "counted");
                 News::Look
             }
-            Ok(Success::Recounted(Outcome::Busy | Outcome::Uncovered)) => {
+            Ok(Success::Recounted(outcome)) => {
                 let before = self.pause.get(&(kind, id)).map_or(Duration::ZERO, |(_, pause)| *pause);
                 let pause = (before * 2).clamp(PAUSE_BUSY, PAUSE_FIRST * 5);
                 self.pause.insert((kind, id), (Instant::now() + pause, pause));
-                News::Nothing
+                if outcome == Outcome::Busy { self.held_up(id).await } else { News::Nothing }
             }
             Ok(Success::Installed(installed)) => {
                 self.wanting.remove(&id);
@@ -210,8 +230,35 @@ impl Keeper {
         self.watches.get(&id).map_or_else(|| id.to_string(), |watch| watch.name.clone())
     }
 
+    /// Somebody else has the lock of its recount. A daemon or a command of ours may for as long as it takes; anybody else
+    /// keeps the watch from being evaluated, and is named.
+    async fn held_up(&mut self, id: i32) -> News {
+        let since = *self.refused.entry(id).or_insert_with(Instant::now);
+        if since.elapsed() < NAMED_AFTER || self.degraded.contains(&id) {
+            return News::Nothing;
+        }
+        let schema = &self.daemon.schema;
+        let looked = self.daemon.pool.run(async |client| Holder::stranger(client, schema, &Lock::Recount(id).sql(schema)).await);
+        match looked.await {
+            Ok(Some(holder)) => {
+                let what = format!("it cannot be counted: {holder} holds the lock of its recount; end it, it is none of ours");
+                self.degrade(id, &what);
+                self.record(id, Some(&what)).await;
+                News::Look
+            }
+            Ok(None) => News::Nothing,
+            Err(error) => {
+                tracing::debug!(watch = self.name(id), %error, "looking who holds a recount's lock");
+                News::Nothing
+            }
+        }
+    }
+
     async fn recovered(&mut self, kind: Kind, id: i32) {
         self.pause.remove(&(kind, id));
+        if kind == Kind::Recount {
+            self.refused.remove(&id);
+        }
         self.served(id);
         self.record(id, None).await;
     }

@@ -4,9 +4,11 @@ use std::fmt;
 
 use tokio_postgres::{Client, Row};
 
+use super::schema::Schema;
 use crate::error::Error;
 
-/// A session, or a prepared transaction, that holds a lock.
+/// A session, or a prepared transaction, that holds a lock. Not what it runs: this is written to the log and to our tables, where
+/// others read it than may see the statements of that session, and the values in them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Holder {
     /// Its process; `None` for a prepared transaction.
@@ -19,14 +21,11 @@ pub struct Holder {
     pub state: String,
     /// How long its transaction has lasted, in seconds.
     pub transaction: Option<f64>,
-    /// Its last statement, or the beginning of it.
-    pub query: String,
 }
 
 /// Locks with whoever holds them, without those that are ours.
 const HOLDERS: &str = "SELECT l.pid, coalesce(a.usename::text, p.owner::text, '') AS role, coalesce(a.application_name, p.gid, '') AS application,
-           coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS transaction,
-           left(regexp_replace(coalesce(a.query, ''), '\\s+', ' ', 'g'), 80) AS query
+           coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS transaction
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
     WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
@@ -57,6 +56,25 @@ impl Holder {
         Ok(client.query_opt(sql.as_str(), &[]).await?.as_ref().map(Holder::read))
     }
 
+    /// Whoever holds an advisory lock, whose key is given as an expression, and is none of ours.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn stranger(client: &Client, schema: &Schema, key: &str) -> Result<Option<Holder>, Error> {
+        let Some(holder) = Holder::of_advisory(client, key).await? else { return Ok(None) };
+        Ok((!holder.is_ours(client, schema).await?).then_some(holder))
+    }
+
+    /// Whether it is a daemon or a command of ours: it calls itself as we do, and may write what only we write. Anybody may
+    /// take our name, but who may write the journal need not take a lock to do harm.
+    async fn is_ours(&self, client: &Client, schema: &Schema) -> Result<bool, Error> {
+        let sql = schema.sql(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = $1 AND a.application_name = current_setting('application_name')
+                            AND has_table_privilege(a.usesysid, 'items_listen.journal', 'INSERT'))",
+        );
+        Ok(client.query_one(sql.as_str(), &[&self.pid]).await?.get(0))
+    }
+
     fn read(row: &Row) -> Holder {
         Holder {
             pid: row.get("pid"),
@@ -64,7 +82,6 @@ impl Holder {
             application: row.get("application"),
             state: row.get("state"),
             transaction: row.get("transaction"),
-            query: row.get("query"),
         }
     }
 }
@@ -86,9 +103,6 @@ impl fmt::Display for Holder {
         if let Some(seconds) = self.transaction {
             write!(to, ", its transaction {seconds:.0} s old")?;
         }
-        if !self.query.is_empty() {
-            write!(to, ": {}", self.query.escape_debug())?;
-        }
         Ok(())
     }
 }
@@ -105,20 +119,13 @@ mod tests {
             application: "x\u{1b}[2J".into(),
             state: "idle in transaction".into(),
             transaction: Some(12.4),
-            query: "INSERT INTO t VALUES ('\u{7}')".into(),
         };
         assert_eq!(
             holder.to_string(),
-            r#"pid 7, application "x\u{1b}[2J" of app, idle in transaction, its transaction 12 s old: INSERT INTO t VALUES (\'\u{7}\')"#
+            r#"pid 7, application "x\u{1b}[2J" of app, idle in transaction, its transaction 12 s old"#
         );
-        let prepared = Holder {
-            pid: None,
-            role: String::new(),
-            application: "gid".into(),
-            state: String::new(),
-            transaction: None,
-            query: String::new(),
-        };
+        let prepared =
+            Holder { pid: None, role: String::new(), application: "gid".into(), state: String::new(), transaction: None };
         assert_eq!(prepared.to_string(), "the prepared transaction 'gid'");
     }
 }

@@ -123,3 +123,104 @@ async fn a_session_that_holds_the_folds_lock_is_named_and_holds_up_no_writer() {
     exact(&database, "orders", TRUE_ORDERS).await;
     assert_eq!(daemon.lines("holds the fold's lock"), 1, "once");
 }
+
+/// A role of its own that takes one of our locks, and calls itself as we do.
+async fn stranger(database: &Database, lock: Lock) -> (tokio_postgres::Client, i32) {
+    let role = format!("stranger_{}", database.name);
+    database.sql(&format!("CREATE ROLE {role} LOGIN")).await;
+    let url = format!("postgres://{role}@127.0.0.1:{}/{}?application_name=items-listen", database.port, database.name);
+    let client = support::postgres::connect(&url).await;
+    let key = lock.sql(&Schema::new("items_listen"));
+    client.batch_execute(&format!("SELECT pg_advisory_lock({key})")).await.expect("anybody may");
+    let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.expect("its pid").get(0);
+    (client, pid)
+}
+
+/// It is named once, in the log and as what is wrong with the watch, and forgotten when it is gone.
+async fn named_and_forgotten(database: &Database, daemon: &support::daemon::Daemon, stranger: (tokio_postgres::Client, i32)) {
+    let (client, pid) = stranger;
+    let line = daemon.logged("watch degraded").await;
+    let role = format!("stranger_{}", database.name);
+    for part in [&format!("pid {pid},"), &role] {
+        assert!(line["error"].as_str().is_some_and(|error| error.contains(part)), "{part}: {line}");
+    }
+    let errors = "SELECT count(*) FROM items_listen.watch WHERE error LIKE '%pid%lock%'";
+    support::eventually("status says so", async || (database.one::<i64>(errors).await == 1).then_some(())).await;
+    daemon.ready().await;
+    drop(client);
+    daemon.logged("no longer degraded").await;
+    support::eventually("nothing is left", async || (database.one::<i64>(errors).await == 0).then_some(())).await;
+    assert_eq!(daemon.lines("watch degraded"), 1, "once");
+    database.sql(&format!("DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_that_holds_the_lock_of_a_recount_is_named() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    let stranger = stranger(&database, Lock::Recount(1)).await;
+    database.sql("INSERT INTO items_listen.marker (watch, reason) VALUES (1, 'recount')").await;
+    insert(&database, 1, 20).await;
+    named_and_forgotten(&database, &daemon, stranger).await;
+    receiver.wait_for(1).await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_that_holds_the_lock_of_a_query_or_a_notify_watch_is_named_and_another_replica_is_not() {
+    const ASKED: &str = r#"
+[[watch]]
+name = "asked"
+query = "SELECT count(*)::int AS quantity FROM orders"
+every = "300ms"
+sum = "quantity"
+threshold = 20
+[[watch.publish]]
+channels = ["orders"]
+event = "orders.many"
+"#;
+    let (_, rest) = ASKED.split_once("sum = \"quantity\"\n").expect("its lines");
+    let heard = format!("[[watch]]\nname = \"heard\"\nnotify = \"orders_count\"\n{rest}");
+    for watch in [ASKED, heard.as_str()] {
+        let (database, receiver) = (shop().await, Receiver::start().await);
+        let configured = config(&database, &receiver, watch);
+        let mut one = daemon(&configured);
+        one.start().await;
+        let mut other = daemon(&configured);
+        other.start().await;
+        // Longer than a stranger is borne.
+        tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+        other.terminate().await;
+        one.terminate().await;
+        assert_eq!(one.lines("degraded") + other.lines("degraded"), 0, "{:?} {:?}", one.log(), other.log());
+        let stranger = stranger(&database, Lock::Source(1)).await;
+        one.start().await;
+        named_and_forgotten(&database, &one, stranger).await;
+        insert(&database, 1, 20).await;
+        database.sql("NOTIFY orders_count, '20'").await;
+        receiver.wait_for(1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_session_runs_is_written_nowhere() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    let holder = database.session().await;
+    let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[]).await.expect("its pid").get(0);
+    holder.batch_execute("BEGIN; INSERT INTO orders (tenant_id) VALUES (1); SELECT 'pw=hunter2'").await.expect("a secret");
+    daemon.spawn();
+    let line = daemon.logged("watch degraded").await;
+    assert!(line["error"].as_str().is_some_and(|error| error.contains(&format!("pid {pid},"))), "{line}");
+    let error = support::eventually("it is recorded", async || {
+        database.one::<Option<String>>("SELECT max(error) FROM items_listen.watch").await
+    })
+    .await;
+    let (_, status, _) = daemon.run(&["status", "--json"]).await;
+    for said in [error, status, format!("{:?}", daemon.log())] {
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+    holder.batch_execute("COMMIT").await.expect("ends");
+    daemon.logged("no longer degraded").await;
+}

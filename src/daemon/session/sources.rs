@@ -118,10 +118,18 @@ impl Pipeline<'_> {
                 Source::Table { .. } => None,
             })
             .collect();
+        for id in self.refused.forget_sources(&wanted.iter().map(|(id, _)| *id).collect()) {
+            self.sweeps.excuse(id, None);
+        }
         for (id, channel) in wanted {
             // Re-entrant: a session that holds it already would hold it twice, which changes nothing.
             let try_lock = format!("SELECT pg_try_advisory_lock({})", Lock::Source(id).sql(&self.daemon.schema));
             if !self.listening.client.query_one(try_lock.as_str(), &[]).await?.get::<_, bool>(0) {
+                match self.refused.source(&self.listening.client, &self.daemon.schema, id).await? {
+                    refused::Source::Unknown => {}
+                    refused::Source::Served => self.sweeps.excuse(id, None),
+                    refused::Source::Held(why) => self.sweeps.excuse(id, Some(why)),
+                }
                 continue;
             }
             match channel {

@@ -37,7 +37,7 @@ pub(super) struct Sweeps {
     under_way: JoinSet<Asked>,
     /// Those that were answered, or could not be, at least once.
     tried: HashSet<i32>,
-    /// Why some cannot be asked.
+    /// Why some cannot be asked, and why nobody serves some: notify watches, too.
     errors: HashMap<i32, String>,
     /// Those whose session was lost when they were asked last.
     lost: HashSet<i32>,
@@ -71,7 +71,15 @@ impl Sweeps {
         self.next.keys().all(|id| self.tried.contains(id))
     }
 
-    /// Why some cannot be asked.
+    /// Why nobody serves it, notify watches included; or that there is no such reason any more.
+    pub(super) fn excuse(&mut self, id: i32, why: Option<String>) {
+        match why {
+            Some(why) => self.errors.insert(id, why),
+            None => self.errors.remove(&id),
+        };
+    }
+
+    /// Why some cannot be asked, and why nobody serves some.
     pub(super) fn errors(&self) -> &HashMap<i32, String> {
         &self.errors
     }

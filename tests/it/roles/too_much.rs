@@ -31,6 +31,14 @@ async fn an_installation_with_one_role_is_taken_over_and_what_is_too_much_is_fou
 
     let names = ["--owner", "Owner \"1\"", "--daemon", "the daemon's", "--application", "a; DROP ROLE x; --"];
     let script = world.run(&[&["install", "--print", "--roles"][..], &names].concat()).await;
+    // While tables change hands no writer can write to them: all is counted anew, and not again where nothing was taken over.
+    let (taking_over, _) = script.split_once("\n-- 3. ").expect("its parts");
+    let markers = "SELECT count(*) FROM items_listen.marker WHERE watch = 1 AND reason = 'recount'";
+    for marked in [1, 0] {
+        world.database.sql("DELETE FROM items_listen.marker").await;
+        world.psql("postgres", taking_over).await;
+        assert_eq!(world.database.one::<i64>(markers).await, marked);
+    }
     world.psql("postgres", &script).await;
     world.psql("postgres", &script).await;
     world.daemon.configure(&config(&world.database, &world.receiver, OPEN_ORDERS).replace(
