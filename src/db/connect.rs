@@ -145,12 +145,17 @@ mod tests {
                 config.host(directory);
             }
             let tls = Tls::new(settings).expect("no files");
-            let Err(said) = raw(&config, &tls, 0, None).await else { panic!("{mode}: connected") };
-            assert!(crate::error::Error::chain(&said).contains("no name"), "{mode}: {said:?}");
-            let mut heard = Vec::new();
-            let (mut server, _) = listener.accept().await.expect("it was connected");
-            server.read_to_end(&mut heard).await.expect("it is closed");
+            let server = async {
+                let mut heard = vec![0; 100];
+                let (mut server, _) = listener.accept().await.expect("it was connected");
+                let length = server.read(&mut heard).await.expect("it is closed");
+                heard.truncate(length);
+                heard
+            };
+            let (ended, heard) = tokio::join!(raw(&config, &tls, 0, None), server);
+            let Err(said) = ended else { panic!("{mode}: connected") };
             assert_eq!(heard, b"", "{mode} {directory}");
+            assert!(crate::error::Error::chain(&said).contains("no name"), "{mode}: {said:?}");
         }
     }
 }
