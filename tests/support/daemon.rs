@@ -115,7 +115,7 @@ impl Daemon {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let address = self.address()?;
         let mut stream = tokio::net::TcpStream::connect(&address).await.ok()?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").as_bytes()).await.ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
         let status = answer.split(' ').nth(1)?.parse().ok()?;
