@@ -164,6 +164,8 @@ async fn what_waits_to_be_told_takes_later_changes_in_while_the_endpoint_is_down
     daemon.start().await;
     receiver.status(503);
     database.sql("INSERT INTO servers VALUES (1, 1, 's0', 'x', 'n')").await;
+    // What has been tried stays what it is.
+    support::eventually("the first is tried", async || (!receiver.requests().is_empty()).then_some(())).await;
     for step in 1..=50 {
         database.sql(&format!("UPDATE servers SET step = 's{step}'")).await;
         if step == 25 {

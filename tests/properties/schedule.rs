@@ -33,10 +33,10 @@ proptest! {
         match verdict {
             Verdict::Delivered => prop_assert!((200..300).contains(&status)),
             Verdict::Retry(reason, _) => prop_assert!(
-                matches!(status, 408 | 429 | 500..=599) || (status == 401 && reason == Reason::ClockSkew)
+                matches!(status, 407 | 408 | 429 | 500..=599) || (status == 401 && reason == Reason::ClockSkew)
             ),
             Verdict::Dead(reason) => prop_assert!(matches!(status, 400 | 413 | 422) && reason == Reason::Rejected),
-            Verdict::Pause(_) => prop_assert!(!matches!(status, 200..=299 | 400 | 408 | 413 | 422 | 429 | 500..=599)),
+            Verdict::Pause(_) => prop_assert!(!matches!(status, 200..=299 | 400 | 407 | 408 | 413 | 422 | 429 | 500..=599)),
         }
     }
 
