@@ -1,8 +1,8 @@
 //! Whether statements may have gone unnoticed.
 //!
-//! A trigger that can write neither the journal nor a marker lets its statement go on, with a WARNING to the writer. What
-//! keeps a trigger from our tables keeps us from them as well: a session that met that, or finds other tables than were
-//! there before, has every watch counted anew.
+//! A trigger that can write neither the journal nor a marker lets its statement go on, with a WARNING to the writer. So each
+//! beat asks whether triggers can write; and where they could not, where a session of ours could not use these tables either, or
+//! where others than before stand in their place, every watch is counted anew.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
