@@ -20,8 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Takes note of what ended a session.
 pub(super) async fn note(daemon: &Daemon, error: &Error) {
     let doubt = match error.sqlstate() {
-        // A lock that was not to be had: on what triggers write, or on something else?
+        // A lock that was not to be had, or that somebody else was given: on what triggers write, or on something else?
         Some("55P03") => tokio::time::timeout(PATIENCE, are_locked(daemon)).await.unwrap_or(true),
+        Some("40P01") => tokio::time::timeout(PATIENCE, are_named(daemon, &error.to_string())).await.unwrap_or(true),
         Some(sqlstate) => UNUSABLE.contains(&sqlstate),
         None => false,
     };
@@ -51,6 +52,16 @@ async fn are_locked(daemon: &Daemon) -> bool {
                           AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))",
     );
     daemon.pool.run(async |client| Ok(client.query_one(sql.as_str(), &[]).await?.get(0))).await.unwrap_or(true)
+}
+
+/// Whether the server's account of a deadlock is about our tables. It is in the server's language, but has their numbers; and who
+/// was given the lock may have let go of it again by now.
+async fn are_named(daemon: &Daemon, account: &str) -> bool {
+    let numbers: Vec<u32> = account.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect();
+    let sql = daemon.schema.sql(
+        "SELECT coalesce(ARRAY[to_regclass('items_listen.journal'), to_regclass('items_listen.marker')]::oid[] && $1::oid[], true)",
+    );
+    daemon.pool.run(async |client| Ok(client.query_one(sql.as_str(), &[&numbers]).await?.get(0))).await.unwrap_or(true)
 }
 
 /// Has every table watch counted anew, where that must be.

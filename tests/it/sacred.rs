@@ -99,7 +99,11 @@ async fn with_nothing_to_write_to_the_writer_is_warned_and_the_daemon_counts_ane
     daemon.start().await;
     let (writer, locker) = (writer(&database).await, database.session().await);
     write_all(&writer).await;
-    locker.batch_execute("BEGIN; LOCK TABLE items_listen.journal, items_listen.marker").await.expect("locks");
+    // Where both wait for each other it is the daemon that gives way.
+    locker
+        .batch_execute("SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE items_listen.journal, items_listen.marker")
+        .await
+        .expect("locks");
     // Each of them changes a count.
     for statement in [
         STATEMENTS[0],
@@ -124,6 +128,40 @@ async fn with_nothing_to_write_to_the_writer_is_warned_and_the_daemon_counts_ane
     daemon.logged("every watch is counted anew").await;
     exact(&database, "orders", TRUE_ORDERS).await;
     daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_over_our_tables_is_a_reason_to_count_anew() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    // Sooner than the daemon gives up for another reason.
+    database.sql(&format!("ALTER ROLE postgres IN DATABASE {} SET deadlock_timeout = '500ms'", database.name)).await;
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    let (writer, locker) = (writer(&database).await, database.session().await);
+    locker.batch_execute("SET deadlock_timeout = '10min'").await.expect("sets");
+    let waits = "SELECT count(*) FROM pg_locks w JOIN pg_locks h USING (pid)
+                 WHERE NOT w.granted AND w.relation = 'items_listen.marker'::regclass
+                   AND h.granted AND h.relation = 'items_listen.journal'::regclass";
+    let lost = |daemon: &Daemon| {
+        daemon.log().into_iter().filter(|line| line["msg"].to_string().contains("no database session")).collect::<Vec<_>>()
+    };
+    loop {
+        let (known, anew) = (lost(&daemon).len(), daemon.lines("every watch is counted anew"));
+        locker.batch_execute("BEGIN; LOCK TABLE items_listen.marker").await.expect("locks");
+        support::eventually("the daemon waits", async || (database.one::<i64>(waits).await > 0).then_some(())).await;
+        locker.batch_execute("LOCK TABLE items_listen.journal").await.expect("the daemon gives way");
+        writer.batch_execute("INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 20)").await.expect("goes on");
+        let why = support::eventually("the daemon says so", async || lost(&daemon).get(known).cloned()).await;
+        locker.batch_execute("COMMIT").await.expect("lets go");
+        // Whatever waits by now is given its lock, and learns nothing.
+        let counted = async || (daemon.lines("every watch is counted anew") > anew).then_some(());
+        support::eventually_or(|| format!("counted anew: {:?}", daemon.log()), counted).await;
+        exact(&database, "orders", TRUE_ORDERS).await;
+        daemon.ready().await;
+        if why.to_string().contains("40P01") {
+            break;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

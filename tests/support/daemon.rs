@@ -95,9 +95,12 @@ impl Daemon {
 
     /// Waits until `/readyz` says so.
     pub async fn ready(&self) {
-        super::eventually(&format!("ready; {:?}", self.log_tail()), async || {
-            if self.child.is_some() { self.get("/readyz").await.filter(|(status, _)| *status == 200) } else { None }
-        })
+        super::eventually_or(
+            || format!("ready; {:?}", self.log_tail()),
+            async || {
+                if self.child.is_some() { self.get("/readyz").await.filter(|(status, _)| *status == 200) } else { None }
+            },
+        )
         .await;
     }
 
@@ -138,9 +141,10 @@ impl Daemon {
 
     /// Waits for a log line that contains this.
     pub async fn logged(&self, text: &str) -> Value {
-        super::eventually(&format!("a log line with \"{text}\"; last were {:?}", self.log_tail()), async || {
-            self.log().into_iter().find(|line| line.to_string().contains(text))
-        })
+        super::eventually_or(
+            || format!("a log line with \"{text}\"; last were {:?}", self.log_tail()),
+            async || self.log().into_iter().find(|line| line.to_string().contains(text)),
+        )
         .await
     }
 

@@ -17,7 +17,12 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` gives something, looking again and again; fails with `what` when patience is over.
-pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_or(|| what.to_owned(), condition).await
+}
+
+/// The same, where what to say is only known when patience is over.
+pub async fn eventually_or<T>(what: impl Fn() -> String, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let mut look = tokio::time::interval(Duration::from_millis(10));
     loop {
@@ -25,6 +30,6 @@ pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Optio
         if let Some(value) = condition().await {
             return value;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(tokio::time::Instant::now() < deadline, "{}: not within {PATIENCE:?}", what());
     }
 }
