@@ -45,6 +45,18 @@ impl Error {
         matches!(self, Error::Busy(_))
     }
 
+    /// The error with what it is about before it. A lock that was not to be had stays one.
+    pub fn about(what: impl fmt::Display, error: impl Into<Error>) -> Error {
+        let error = error.into();
+        let said = format!("{what}: {error}");
+        if error.is_locked() { Error::Busy(said) } else { Error::Failed(said) }
+    }
+
+    /// Whether a lock was not to be had in time (SQLSTATE 55P03): it says nothing about what was asked.
+    pub fn is_locked(&self) -> bool {
+        self.is_busy() || self.sqlstate() == Some("55P03")
+    }
+
     /// Whether the connection is lost, or the server ends it, as opposed to an answer.
     pub fn is_lost(&self) -> bool {
         self.exit_code() == 69 || self.sqlstate().is_some_and(|state| state.starts_with("08") || state.starts_with("57P"))
@@ -59,6 +71,11 @@ impl Error {
     /// Whether a statement does not fit what is in the database: a table or column that is gone, or of another type.
     pub fn is_about_a_definition(&self) -> bool {
         self.sqlstate().is_some_and(|state| state.starts_with("42") || state == "0A000")
+    }
+
+    /// Whether a value cannot be read as what it is to be, or used so (SQLSTATE class 22).
+    pub fn is_about_a_value(&self) -> bool {
+        self.sqlstate().is_some_and(|state| state.starts_with("22"))
     }
 
     /// An error and what caused it, in one line.

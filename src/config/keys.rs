@@ -353,7 +353,9 @@ static WATCH: Table = Table {
             Text,
             Unset("none"),
             "A SELECT that fetches what events need besides, asked before each is told. `:name` is a column of the key or of the \
-             row. Its columns join `row.*`. It may take 2 s; while it fails the watch is degraded, and its events wait.",
+             row. Its columns join `row.*`, and stand before the row's own of the same names; it is asked with the row's. \
+             For a row that is gone it is asked with what the row was last; where its answer hid that, its last answer is told. \
+             It may take 2 s; while it fails the watch is degraded, and its events wait.",
         ),
         Key::new("unread_by", Texts, Unset("the whole watch"), "The columns of the key within which `unread_count` counts."),
         Key::new(

@@ -111,19 +111,63 @@ impl Asker {
         }
     }
 
-    async fn try_ask(&mut self, served: &Served, lookup: &Lookup, values: &[Value]) -> Result<Map<String, Value>, Error> {
+    /// Asks for a row that is gone, of which is known what its last event told: the row, and over it what was found for it.
+    ///
+    /// Where that hides a value to ask with, what was found last is the answer: what is asked with it would be the answer of
+    /// another row, or none at all. So it is where that value is none of its type: the definition is another since.
+    ///
+    /// # Errors
+    /// As [`Asker::ask`].
+    pub(super) async fn ask_of_gone(
+        &mut self,
+        served: &Served,
+        lookup: &Lookup,
+        key: &Map<String, Value>,
+        told: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, NoAnswer> {
+        let found = self.columns(served, lookup).await.map_err(NoAnswer::Refused)?;
+        let asks_with_what_was_found = lookup.parameters.iter().any(|name| !key.contains_key(name) && found.contains(name));
+        if !asks_with_what_was_found {
+            let value = |name: &str| key.get(name).or_else(|| told.get(name)).cloned().unwrap_or_default();
+            match self.ask(served, lookup, value).await {
+                Err(NoAnswer::Refused(error)) if error.is_about_a_value() => {}
+                asked => return asked,
+            }
+        }
+        Ok(found.into_iter().map(|name| (name.clone(), told.get(&name).cloned().unwrap_or_default())).collect())
+    }
+
+    /// The columns that a watch's lookup gives.
+    async fn columns(&mut self, served: &Served, lookup: &Lookup) -> Result<Vec<String>, Error> {
+        let statement = self.statement(served, lookup).await;
+        if statement.is_err() {
+            self.session = None;
+            self.statements.clear();
+        }
+        Ok(names(&statement?).collect())
+    }
+
+    /// A watch's lookup, prepared on the session that asks.
+    async fn statement(&mut self, served: &Served, lookup: &Lookup) -> Result<Statement, Error> {
+        if self.session.as_ref().is_none_or(Client::is_closed) {
+            self.session = None;
+            self.statements.clear();
+        }
         let session = match &mut self.session {
-            Some(session) if !session.is_closed() => session,
+            Some(session) => session,
             gone => gone.insert(self.connector.session(Purpose::Read { at_most: AT_MOST }).await?),
         };
-        let statement = match self.statements.get(&served.id) {
-            Some(statement) => statement.clone(),
-            None => {
-                let statement = session.prepare(&lookup.statement()).await?;
-                self.statements.insert(served.id, statement.clone());
-                statement
-            }
-        };
+        if let Some(statement) = self.statements.get(&served.id) {
+            return Ok(statement.clone());
+        }
+        let statement = session.prepare(&lookup.statement()).await?;
+        self.statements.insert(served.id, statement.clone());
+        Ok(statement)
+    }
+
+    async fn try_ask(&mut self, served: &Served, lookup: &Lookup, values: &[Value]) -> Result<Map<String, Value>, Error> {
+        let statement = self.statement(served, lookup).await?;
+        let Some(session) = &self.session else { return Err(Error::Unavailable("the session is lost".to_owned())) };
         let values: Vec<AsText> = values.iter().map(AsText::of).collect();
         let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
         let rows = crate::source::sweep::alone(session, session.query(&statement, &parameters)).await?;
@@ -132,9 +176,13 @@ impl Asker {
         }
         let rows = rows.iter().map(|row| crate::json::object(row.get(0))).collect::<Result<Vec<Map<String, Value>>, _>>();
         let rows = rows.map_err(|error| Error::Failed(format!("its answer cannot be read: {error}")))?;
-        let names = statement.columns().iter().skip(1).map(|column| column.name().to_owned());
-        Ok(combined(rows, names))
+        Ok(combined(rows, names(&statement)))
     }
+}
+
+/// The columns of a lookup's answer: the first is the whole row.
+fn names(statement: &Statement) -> impl Iterator<Item = String> {
+    statement.columns().iter().skip(1).map(|column| column.name().to_owned())
 }
 
 /// One row is itself; of several each column is a list; of none each is null.

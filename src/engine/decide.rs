@@ -47,6 +47,8 @@ pub struct Decision {
     pub severity_now: Severity,
     /// The row of the reading, where it has one, as JSON.
     pub row: Option<String>,
+    /// There is no row any more: it is as its last event told of it, what its lookup found included.
+    pub recalled: bool,
     /// Its transition is part of a storm: it is told in a digest.
     pub digest: bool,
 }
@@ -281,6 +283,7 @@ fn decision(
         state_changed: true,
         severity_now: served.watch.policy.scale.classify(count, threshold).unwrap_or(Severity::Info),
         row: None,
+        recalled: false,
         digest: false,
     }
 }

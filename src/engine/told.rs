@@ -54,7 +54,13 @@ pub(super) async fn decided(
         let key = served.watch.key_from_text(&decision.key).object;
         let lookup = if served.watch.lookup.is_some() && tell::is_told(served, decision) {
             let row: Option<Map<String, Value>> = decision.row.as_deref().and_then(|row| crate::json::object(row).ok());
-            match ask(asker, served, &key, row.as_ref()).await {
+            let asked = match (&served.watch.lookup, &row) {
+                (Some(lookup), Some(told)) if decision.recalled => {
+                    answered(served, asker.ask_of_gone(served, lookup, &key, told).await)
+                }
+                _ => ask(asker, served, &key, row.as_ref()).await,
+            };
+            match asked {
                 // What was asked before is told.
                 Err(Untold::TooMuch) if taken > 1 => {
                     taken -= 1;
@@ -109,7 +115,11 @@ pub(super) async fn ask(
 ) -> Result<Option<Map<String, Value>>, Untold> {
     let Some(lookup) = &served.watch.lookup else { return Ok(None) };
     let value = |name: &str| key.get(name).or_else(|| row?.get(name)).cloned().unwrap_or_default();
-    match asker.ask(served, lookup, value).await {
+    answered(served, asker.ask(served, lookup, value).await)
+}
+
+fn answered(served: &Served, answer: Result<Map<String, Value>, NoAnswer>) -> Result<Option<Map<String, Value>>, Untold> {
+    match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(NoAnswer::Refused(error)) => Err(Untold::Refused { watch: served.id, why: format!("lookup: {error}") }),
         Err(NoAnswer::TooMuch) => Err(Untold::TooMuch),

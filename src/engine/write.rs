@@ -264,6 +264,7 @@ impl Writer {
         for decision in decisions.iter_mut().filter(|decision| decision.row.is_none() && decision.change.is_some()) {
             let Some(served) = served.get(&decision.watch).filter(|served| served.watch.has_row()) else { continue };
             let known = decision.about.and_then(|episode| last.get(&episode).cloned().flatten());
+            decision.recalled = known.is_some();
             decision.row = known.or_else(|| row_of_none(&served.watch));
         }
         Ok(())

@@ -35,6 +35,7 @@ mod installing;
 mod letters;
 mod listener;
 mod logging;
+mod lookups;
 mod measures;
 mod metrics;
 mod notify;
