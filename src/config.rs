@@ -58,8 +58,10 @@ pub struct Config {
     pub http: Option<Http>,
     /// Where its secrets are.
     pub secret_places: SecretPlaces,
-    /// Changes whenever anything in it does.
+    /// Changes whenever anything in it does but a secret. It is published: no secret can be tried against it.
     pub hash: String,
+    /// Changes whenever anything in it does, secrets included. It stays in this process.
+    pub whole: Secret,
 }
 
 impl Config {
@@ -154,7 +156,7 @@ pub enum Target {
 }
 
 /// The HTTP API of one application on a Pusher-compatible server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Pusher {
     /// Scheme, host, port and perhaps a path that precedes `/apps/…`.
     pub url: url::Url,
@@ -168,6 +170,17 @@ pub struct Pusher {
     pub sign_path: bool,
     /// Certificates of issuers that are accepted besides those that this machine knows.
     pub issuers: Vec<rustls::pki_types::CertificateDer<'static>>,
+}
+
+impl std::fmt::Debug for Pusher {
+    /// Its URL may have a name and a password in it, which are not shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Pusher { url, app_id, key, secret, sign_path, issuers } = self;
+        let url = redact::address(url.as_str()).0;
+        let mut told = f.debug_struct("Pusher");
+        told.field("url", &url).field("app_id", app_id).field("key", key).field("secret", secret);
+        told.field("sign_path", sign_path).field("issuers", issuers).finish()
+    }
 }
 
 /// What the command line says about where the configuration is.

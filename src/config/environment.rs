@@ -92,6 +92,8 @@ impl<'a> Variables<'a> {
             ("sslnegotiation", self.get("PGSSLNEGOTIATION")),
             ("ssl_min_protocol_version", self.get("PGSSLMINPROTOCOLVERSION")),
             ("ssl_max_protocol_version", self.get("PGSSLMAXPROTOCOLVERSION")),
+            // Not read by libpq itself, but by whoever expects it to be: refused as in a URL, rather than forgotten.
+            ("sslpassword", self.get("PGSSLPASSWORD")),
             ("sslcertmode", self.get("PGSSLCERTMODE")),
             ("channel_binding", self.get("PGCHANNELBINDING")),
             ("require_auth", self.get("PGREQUIREAUTH")),

@@ -14,6 +14,7 @@ use super::reader::{Mistakes, Section, nearest};
 use super::rehearse::rehearse;
 use super::{Config, Database, Doorbell, Endpoint, Install, Secret, SecretPlaces, redact, secret_file};
 use crate::db::session;
+use crate::pusher::encrypt::Key;
 use crate::retention::Retention;
 use crate::watch::{Source, Watch, short_hash};
 
@@ -109,24 +110,36 @@ fn checked(
         http,
         secret_places: SecretPlaces::default(),
         hash: String::new(),
+        whole: Secret::new(String::new()),
     };
-    // Secrets are never shown, but another one is another configuration.
-    let secrets: Vec<&str> = config
-        .database
-        .iter()
-        .map(|database| database.url.expose())
-        .chain(config.endpoints.iter().filter_map(|endpoint| match &endpoint.target {
-            super::Target::Pusher(pusher) => Some(pusher.secret.expose()),
-            super::Target::Log => None,
-        }))
-        .chain(config.http.iter().filter_map(|http| Some(http.token.as_ref()?.expose())))
-        .collect();
-    let keys: Vec<String> =
-        config.endpoints.iter().filter_map(|endpoint| Some(endpoint.encryption_key.as_ref()?.fingerprint())).collect();
+    let (published, whole) = hashes(&config);
+    config.hash = published;
+    config.whole = whole;
     // Where they are is no part of it: replicas may keep them in different places.
-    config.hash = short_hash(&Zeroizing::new(format!("{config:?} {secrets:?} {keys:?}")));
     config.secret_places = secret_places;
     Ok(config)
+}
+
+/// What is published of a configuration to tell it from another, and what tells it from another in this process.
+///
+/// The first goes into metrics, status and the database, where who sees it and knows the rest of the configuration could try
+/// secrets against it: so it covers what may be shown, and no secret at all. The second covers the secrets too.
+fn hashes(config: &Config) -> (String, Secret) {
+    let database = config.database.as_ref().map(|database| redact::address(database.url.expose()).0);
+    // `Debug` says of a secret only that there is one, and of an endpoint's URL what may be shown.
+    let published = format!("{config:?} {database:?}");
+    let endpoint = |endpoint: &Endpoint| {
+        let pusher = match &endpoint.target {
+            super::Target::Pusher(pusher) => format!("{:?} {:?}", pusher.url.as_str(), pusher.secret.expose()),
+            super::Target::Log => String::new(),
+        };
+        format!("{} {:?}", *Zeroizing::new(pusher), endpoint.encryption_key.as_ref().map(Key::fingerprint))
+    };
+    let endpoints = Zeroizing::new(config.endpoints.iter().map(endpoint).collect::<Vec<_>>().join(" "));
+    let url = config.database.as_ref().map(|database| database.url.expose());
+    let token = config.http.as_ref().and_then(|http| Some(http.token.as_ref()?.expose()));
+    let whole = Zeroizing::new(format!("{published} {url:?} {token:?} {}", *endpoints));
+    (short_hash(&published), Secret::new(short_hash(&whole)))
 }
 
 /// Gives every rule the master keys of its endpoints.

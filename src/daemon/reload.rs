@@ -38,7 +38,8 @@ impl Reloads {
             systemd::reloading();
             match self.build(daemon).await {
                 Ok(next) => {
-                    let (before, now) = (&daemon.config.hash, &next.0.config.hash);
+                    // The published hash says nothing of secrets, and another secret is a change.
+                    let (before, now) = (&daemon.config.whole, &next.0.config.whole);
                     let what = if before == now { "reloaded: nothing has changed" } else { "reloaded" };
                     tracing::info!(config = next.0.config.file, watches = next.0.config.watches.len(), "{what}");
                     super::warn_of_what_is_open(&next.0.config);

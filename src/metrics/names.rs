@@ -39,7 +39,7 @@ metrics! {
     READY = Gauge "items_listen_ready" [] "1 while this daemon watches: triggers are in place, everything is counted, and it listens";
     INSTANCES = Gauge "items_listen_instances" [] "Daemons on this database that were heard of in the last ten seconds";
     DATABASE_UP = Gauge "items_listen_database_up" [] "1 if the database answered when these metrics were asked for; while it is 0, what is read from it is missing here";
-    CONFIG_HASH = Gauge "items_listen_config_hash" [] "Changes with the configuration; replicas that differ have different ones";
+    CONFIG_HASH = Gauge "items_listen_config_hash" [] "Changes with the configuration, but for secrets; replicas that differ have different ones";
     CONFIG_LAST_RELOAD_SUCCESSFUL = Gauge "items_listen_config_last_reload_successful" [] "0 if the last reload was refused and an older configuration is in force: the log says why";
     CONFIG_LAST_RELOAD_SUCCESS = Gauge "items_listen_config_last_reload_success_timestamp_seconds" [] "When a configuration last took effect";
     LISTEN_CONNECTED = Gauge "items_listen_listen_connected" [] "1 while a database session listens and folds";

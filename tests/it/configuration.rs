@@ -276,22 +276,61 @@ fn measures_changes_and_lookups_that_cannot_be_are_each_explained() {
     assert!(mistakes(&key)[0].contains("32 bytes in base64") && !mistakes(&key)[0].contains("hush"), "{:?}", mistakes(&key));
 }
 
-#[test]
-fn the_hash_changes_with_whatever_changes_secrets_included_and_with_nothing_else() {
+/// Configurations that differ from [`GOOD`] in nothing but a secret; the URLs have a password, or none is known to be one.
+fn other_secrets() -> Vec<String> {
     let keyed = GOOD.replace("secret = ", "encryption_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"\nsecret = ");
-    let variants = [
-        GOOD.to_owned(),
+    let guarded = format!("{GOOD}\n[http]\ntoken = \"0123456789abcdef\"\n");
+    let word = GOOD.replace("app@", "app:word@");
+    let account = GOOD.replace("//127", "//user:word@127");
+    vec![
         GOOD.replace("hush-hush", "hush"),
-        GOOD.replace("app@", "app:word@"),
+        keyed.replace("MDEy", "MTEy"),
+        keyed,
+        guarded.replace("9abc", "9abd"),
+        guarded,
+        word.replace("word@", "another@"),
+        word,
+        account.replace("word@", "another@"),
+        account,
+    ]
+}
+
+#[test]
+fn the_published_hash_changes_with_whatever_changes_but_with_no_secret() {
+    let hash = |text: &String| load(text, &[]).unwrap_or_else(|mistakes| panic!("{text}: {mistakes:?}")).hash;
+    let different = [
+        GOOD.to_owned(),
         GOOD.replace("= 20", "= 21"),
         GOOD.replace("many", "more"),
-        keyed.clone(),
-        keyed.replace("MDEy", "MTEy"),
+        GOOD.replace("app@", "another@"),
+        GOOD.replace("app-key", "another-key"),
+        format!("{GOOD}\n[http]\nlisten = \"127.0.0.1:9000\"\n"),
     ];
-    let hash = |text: &String| load(text, &[]).expect("it is right").hash;
-    let different: BTreeSet<String> = variants.iter().map(hash).collect();
-    assert_eq!(different.len(), variants.len());
+    assert_eq!(different.iter().map(hash).collect::<BTreeSet<String>>().len(), different.len(), "{different:?}");
     assert_eq!(hash(&GOOD.to_owned()), hash(&format!("# a remark\n{GOOD}")));
+    // Each pair differs in a secret alone.
+    let others = other_secrets();
+    assert_eq!(hash(&GOOD.to_owned()), hash(&others[0]));
+    for pair in others[1..].chunks(2) {
+        assert_eq!(hash(&pair[0]), hash(&pair[1]), "{pair:?}");
+    }
+    // Nor does it say where a secret is kept.
+    let file = std::env::temp_dir().join(format!("items-listen-hash-{}", std::process::id()));
+    std::fs::write(&file, "hush-hush").expect("a file");
+    let kept = GOOD.replace("secret = \"hush-hush\"", &format!("secret_file = \"{}\"", file.display()));
+    assert_eq!(hash(&GOOD.to_owned()), hash(&kept));
+    let _removed = std::fs::remove_file(file);
+}
+
+#[test]
+fn a_reload_notices_another_secret_all_the_same() {
+    let whole = |text: &String| load(text, &[]).expect("it is right").whole;
+    let mut all = other_secrets();
+    all.push(GOOD.to_owned());
+    for (index, one) in all.iter().enumerate() {
+        assert!(whole(one) == whole(&format!("# a remark\n{one}")));
+        assert!(all[..index].iter().all(|other| whole(one) != whole(other)), "{one}");
+    }
 }
 
 #[test]

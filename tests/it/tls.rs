@@ -236,9 +236,10 @@ fn the_environment_says_what_libpqs_does_and_a_url_is_taken_as_it_stands() {
         ("PGGSSENCMODE", "require", "GSSAPI"),
         ("PGSSLCRLDIR", "x", "sslcrl"),
         ("PGSSLCOMPRESSION", "1", "never compressed"),
+        ("PGSSLPASSWORD", "hush-hush", "without one"),
     ] {
         let said = url("", &[("PGHOST", "db"), (name, value)]).expect_err(name);
-        assert!(said.contains(says) && said.contains("PGHOST"), "{name}: {said}");
+        assert!(said.contains(says) && said.contains("PGHOST") && !said.contains("hush"), "{name}: {said}");
     }
     // The old way to ask for TLS, which the new one has the last word about; as with libpq, only 1 asks for it.
     for (required, mode, read) in [
