@@ -101,7 +101,7 @@ impl Definition {
         let quoted = relation.quoted();
         if let Some(condition) = condition {
             let said = columns::stands_alone(client, condition, &quoted).await;
-            said.map_err(|error| Error::Failed(format!("where: {}", Error::from(error))))?;
+            said.map_err(|error| Error::about("where", error))?;
         }
         let measure = measure(client, &quoted, &watch.measure).await?;
         let touch = watch.counts() && (watch.threshold_column.is_some() || (watch.has_row() && !watch.row_columns().is_empty()));
@@ -231,6 +231,9 @@ impl Definition {
         transaction.rollback().await?;
         proven.map(|row| row.get(0)).map_err(|error| {
             let said = Error::from(error);
+            if said.is_locked() {
+                return Error::about(what, said);
+            }
             Error::Failed(format!(
                 "{what}: {said}; an expression may use the row's own columns and immutable functions only (with their schema, \
                  unless they are PostgreSQL's own), since nothing tells us when now() makes it another; for anything else there \
@@ -363,9 +366,9 @@ async fn require_unique(client: &Client, oid: u32, relation: &Relation, key: &[S
 /// What is summed up of one row.
 async fn measure(client: &Client, relation: &str, measure: &Measure) -> Result<Option<Measured>, Error> {
     let Some(expression) = measure.expression() else { return Ok(None) };
-    let wrong = |what: String| Error::Failed(format!("{}: {what}", measure.word()));
-    let kind = columns::type_of(client, expression, relation).await.map_err(|error| wrong(Error::from(error).to_string()))?;
-    Measured::of(expression, &kind).map(Some).map_err(wrong)
+    let word = measure.word();
+    let kind = columns::type_of(client, expression, relation).await.map_err(|error| Error::about(word, error))?;
+    Measured::of(expression, &kind).map(Some).map_err(|what| Error::Failed(format!("{word}: {what}")))
 }
 
 /// What is told of changes.

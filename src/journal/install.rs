@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 
 use super::definition::Definition;
 use super::locking::{Patience, with_retries};
-use super::{functions, trigger};
+use super::{functions, retire, trigger};
 use crate::chaos::point;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
@@ -80,8 +80,11 @@ pub async fn ensure_but(
         }
     };
     adopt_policy(client, schema, watch, installed.id, baseline).await?;
-    if definition.is_some() && !(same && in_place.contains(&installed.id)) {
-        complete(client, schema, installed.id).await?;
+    match definition {
+        _ if same && in_place.contains(&installed.id) => {}
+        Some(_) => complete(client, schema, installed.id).await?,
+        // It may have watched a table before.
+        None => drop_strays(client, schema, installed.id).await?,
     }
     Ok(installed)
 }
@@ -96,7 +99,7 @@ pub async fn prove_lookup(client: &Client, watch: &Watch) -> Result<(), Error> {
     client.batch_execute(sweep::USER_PATH).await?;
     let prepared = client.prepare(&lookup.statement()).await;
     client.execute("SELECT set_config('search_path', $1, false)", &[&before]).await?;
-    prepared.map(drop).map_err(|error| Error::Failed(format!("lookup: {}", Error::from(error))))
+    prepared.map(drop).map_err(|error| Error::about("lookup", error))
 }
 
 /// The text that identifies a watch's generation.
@@ -322,19 +325,7 @@ pub async fn complete(client: &mut Client, schema: &Schema, id: i32) -> Result<(
 /// Takes our triggers away from wherever they stand without belonging there: a partition that was detached while
 /// we waited for a lock is no longer among those that `coverage.sql` knows.
 async fn drop_strays(client: &Client, schema: &Schema, id: i32) -> Result<(), Error> {
-    let strays = schema.sql(
-        "WITH RECURSIVE tree (relid) AS (
-             SELECT to_regclass(relation)::oid FROM items_listen.watch WHERE id = $1
-             UNION
-             SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid WHERE NOT i.inhdetachpending)
-         SELECT g.tgname::text, g.tgrelid::regclass::text FROM pg_trigger g
-         WHERE g.tgname = ANY ($2) AND NOT g.tgisinternal AND g.tgrelid NOT IN (SELECT relid FROM tree WHERE relid IS NOT NULL)
-           -- Anybody may give a trigger of their own this name.
-           AND g.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $3)",
-    );
-    let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
-    for row in client.query(strays.as_str(), &[&id, &names, &schema.name()]).await? {
-        let (name, relation): (String, String) = (row.get(0), row.get(1));
+    for (name, relation) in retire::strays(client, schema, id, None).await? {
         with_retries(client, schema, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
     }
     Ok(())

@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::trigger;
+use crate::db::literal;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::error::Error;
@@ -37,36 +38,67 @@ pub async fn watch(client: &mut Client, schema: &Schema, id: i32, name: &str) ->
     transaction
         .batch_execute(&format!("SET LOCAL lock_timeout = '5s'; SELECT pg_advisory_xact_lock({})", Lock::Fold.sql(schema)))
         .await?;
-    let resolve = schema.sql(
-        "UPDATE items_listen.episode SET resolved_at = clock_timestamp(), changed_at = clock_timestamp(), reason = 'disabled', severity = 'info'
-         WHERE watch = $1 AND resolved_at IS NULL",
-    );
-    transaction.execute(resolve.as_str(), &[&name]).await?;
-    for table in ["count", "marker"] {
-        let delete = schema.sql(&format!("DELETE FROM items_listen.{table} WHERE watch = $1"));
-        transaction.execute(delete.as_str(), &[&id]).await?;
-    }
-    let changes = schema
-        .sql("DELETE FROM items_listen.change WHERE generation = (SELECT generation FROM items_listen.watch WHERE id = $1)");
-    transaction.execute(changes.as_str(), &[&id]).await?;
-    let delete = schema.sql("DELETE FROM items_listen.watch WHERE id = $1");
-    transaction.execute(delete.as_str(), &[&id]).await?;
+    transaction.batch_execute(&rows(schema, id, name)).await?;
     transaction.batch_execute(&trigger::drop_functions(schema, id)).await?;
     transaction.commit().await?;
     tracing::info!(watch = name, "watch removed: it is no longer in the configuration");
     Ok(())
 }
 
-/// Drops the triggers of one watch wherever they stand.
-async fn drop_triggers(client: &Client, schema: &Schema, id: i32) -> Result<(), Error> {
+/// What is known of a watch goes, and its open alerts are resolved. Once more, it does nothing.
+pub fn rows(schema: &Schema, id: i32, name: &str) -> String {
+    let sql = schema.sql(
+        "UPDATE items_listen.episode SET resolved_at = clock_timestamp(), changed_at = clock_timestamp(), reason = 'disabled', severity = 'info'
+    WHERE watch = {name} AND resolved_at IS NULL AND EXISTS (SELECT FROM items_listen.watch WHERE id = {id} AND name = {name});
+DELETE FROM items_listen.count WHERE watch = {id};
+DELETE FROM items_listen.marker WHERE watch = {id};
+DELETE FROM items_listen.change WHERE generation = (SELECT generation FROM items_listen.watch WHERE id = {id});
+DELETE FROM items_listen.watch WHERE id = {id};
+",
+    );
+    // The name is put in last: nothing in it is taken for our schema's.
+    sql.replace("{id}", &id.to_string()).replace("{name}", &literal(name))
+}
+
+/// The triggers of a watch wherever they stand: the name of each, and its relation, quoted.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn triggers(client: &Client, schema: &Schema, id: i32) -> Result<Vec<(String, String)>, Error> {
     let mine = "SELECT g.tgname::text, g.tgrelid::regclass::text FROM pg_trigger g
                 WHERE g.tgname = ANY ($1) AND NOT g.tgisinternal
                   -- Anybody may give a trigger of their own this name.
                   AND g.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $2)
                 ORDER BY 2, 1";
     let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
-    for row in client.query(mine, &[&names, &schema.name()]).await? {
-        let (name, relation): (String, String) = (row.get(0), row.get(1));
+    let rows = client.query(mine, &[&names, &schema.name()]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Our triggers where they do not belong: the name of each, and its relation, quoted. They belong to the table of the watch as
+/// it is installed, or to the one that it will have, which is given quoted.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn strays(client: &Client, schema: &Schema, id: i32, relation: Option<&str>) -> Result<Vec<(String, String)>, Error> {
+    let strays = schema.sql(
+        "WITH RECURSIVE tree (relid) AS (
+             SELECT to_regclass(coalesce($4, relation))::oid FROM items_listen.watch WHERE id = $1
+             UNION
+             SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid WHERE NOT i.inhdetachpending)
+         SELECT g.tgname::text, g.tgrelid::regclass::text FROM pg_trigger g
+         WHERE g.tgname = ANY ($2) AND NOT g.tgisinternal AND g.tgrelid NOT IN (SELECT relid FROM tree WHERE relid IS NOT NULL)
+           -- Anybody may give a trigger of their own this name.
+           AND g.tgfoid IN (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $3)",
+    );
+    let names: Vec<String> = trigger::EVENTS.iter().map(|event| trigger::name(schema, id, event)).collect();
+    let rows = client.query(strays.as_str(), &[&id, &names, &schema.name(), &relation]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Drops the triggers of one watch wherever they stand.
+async fn drop_triggers(client: &Client, schema: &Schema, id: i32) -> Result<(), Error> {
+    for (name, relation) in triggers(client, schema, id).await? {
         super::locking::with_retries(client, schema, &relation, &format!("DROP TRIGGER IF EXISTS {name} ON {relation}")).await?;
     }
     Ok(())

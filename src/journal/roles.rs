@@ -67,11 +67,11 @@ impl Roles {
         format!("SET LOCAL ROLE {};\n", quote(&self.owner))
     }
 
-    /// The roles, and a schema that belongs to the owner, with everything in it.
+    /// The roles, if they can protect from one another; and a schema that belongs to the owner, with everything in it.
     ///
     /// # Errors
     /// None in practice: our own migrations are well named.
-    pub fn begin(&self, schema: &Schema) -> Result<String, Error> {
+    pub fn begin(&self, schema: &Schema, watches: &[Arc<Watch>]) -> Result<String, Error> {
         let (owner, name) = (literal(&self.owner), literal(schema.name()));
         let one = |name: &str, login: &str| {
             let (literal, role) = (literal(name), quote(name));
@@ -83,10 +83,11 @@ impl Roles {
              IF NOT pg_has_role({owner}, 'USAGE') THEN\n\
              \x20   RAISE EXCEPTION '% is NOINHERIT and does not have the rights of the roles that it is a member of', current_user\n\
              \x20       USING HINT = 'Run this as a role that inherits.';\n\
-             END IF;\nEND",
+             END IF;\n{}END",
             one(&self.owner, "NOLOGIN"),
             one(&self.daemon, "LOGIN"),
             one(&self.application, "NOLOGIN"),
+            self.separation(watches),
             quoted = quote(&self.owner),
         );
         // Tables that change their owner cannot be written until the end of the block, and nobody may be there who notices: a
@@ -115,7 +116,8 @@ impl Roles {
         );
         let statement = format!("CREATE SCHEMA IF NOT EXISTS {};", schema.name());
         Ok(format!(
-            "-- 1. The roles, where there are none of these names. Whoever runs this becomes a member of the owner.\n{}\n\
+            "-- 1. The roles, where there are none of these names; others are used, if they can be. Whoever runs this becomes a member\n\
+             -- of the owner.\n{}\n\
              -- 2. The schema and what is in it belong to the owner; what an installation without roles made is taken over.\n{}\n\
              BEGIN;\n{}ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;\n{}COMMIT;\n\n{}",
             block(&create),
@@ -124,6 +126,27 @@ impl Roles {
             migrate::script(schema)?.replace(&statement, ""),
             self.daemons(schema),
         ))
+    }
+
+    /// What roles that were there before must not be, and what they had better not be.
+    fn separation(&self, watches: &[Arc<Watch>]) -> String {
+        let watched: Vec<String> = watches.iter().filter_map(|watch| Some(literal(&watch.source.relation()?.quoted()))).collect();
+        // What a query or a lookup reads may have row level security as well.
+        let asks = watches.iter().any(|watch| watch.lookup.is_some() || matches!(watch.source, Source::Query { .. }));
+        // One after the other, from the end of the text: nothing in a name is taken for another place.
+        let mut sql = include_str!("../../sql/roles.sql").to_owned();
+        for (place, value) in [
+            ("{asks}", asks.to_string()),
+            ("{watched}", format!("ARRAY[{}]::text[]", watched.join(", "))),
+            ("{application}", literal(&self.application)),
+            ("{daemon}", literal(&self.daemon)),
+            ("{owner}", literal(&self.owner)),
+        ] {
+            if let Some(at) = sql.find(place) {
+                sql.replace_range(at..at + place.len(), &value);
+            }
+        }
+        sql
     }
 
     /// What the daemon may do in our schema: from now on exactly this, whatever it was before.
@@ -320,7 +343,7 @@ mod tests {
     #[test]
     fn a_name_cannot_leave_its_quotes() {
         let roles = Roles::new("o\"; DROP TABLE x; --", "d'; DROP TABLE x; --", "$roles$ a").expect("names");
-        let script = roles.begin(&Schema::new("items_listen")).expect("a script");
+        let script = roles.begin(&Schema::new("items_listen"), &[]).expect("a script");
         assert!(script.contains("SET LOCAL ROLE \"o\"\"; DROP TABLE x; --\";"));
         assert!(script.contains("'d''; DROP TABLE x; --'"));
         assert!(script.contains("DO $roles_1$"), "a name that holds the mark gets another mark");

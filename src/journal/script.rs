@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use super::definition::Definition;
 use super::roles::Roles;
-use super::{install, trigger};
+use super::{install, retire, trigger};
 use crate::db::schema::Schema;
 use crate::db::{literal, migrate, unused_tag};
 use crate::error::Error;
@@ -31,8 +31,8 @@ pub async fn script(
     let (what, begin) = match roles {
         None => ("schema and triggers. Run it as the role that is to own them", migrate::script(schema)?),
         Some(roles) => (
-            "roles, schema and triggers. Run it as a superuser, or as the role that owns the tables and may create roles",
-            roles.begin(schema)?,
+            "roles, schema and triggers. Run it with psql -v ON_ERROR_STOP=1, as a superuser, or as the role that owns the tables and may create roles",
+            roles.begin(schema, watches)?,
         ),
     };
     let mut script = format!(
@@ -52,9 +52,12 @@ pub async fn script(
         let found = if installed { install::find(client, schema, &watch.name).await? } else { None };
         one(client, schema, watch, found, &mut ids, &mut script, roles).await?;
     }
+    if installed {
+        script.push_str(&removed(client, schema, watches, roles).await?);
+    }
     writeln!(
         script,
-        "{}",
+        "\n{}",
         schema.sql(&format!(
             "SELECT setval('items_listen.watch_id', greatest({}, (SELECT last_value FROM items_listen.watch_id)));\n\
          SELECT setval('items_listen.generation', greatest({}, (SELECT last_value FROM items_listen.generation)));",
@@ -158,38 +161,93 @@ async fn one(
         body.push_str(&trigger::functions(schema, id, generation, definition));
     }
     script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", plain(&watch.name)));
-    if let (Some(_), Some(relation)) = (definition, relation) {
-        script.push_str(&triggers(schema, id, &relation, &events));
+    let table = relation.filter(|_| definition.is_some());
+    if let Some(relation) = &table {
+        script.push_str(&triggers(schema, id, relation, &events));
+    }
+    if found.is_some() {
+        let strays = match &table {
+            Some(relation) => retire::strays(client, schema, id, Some(relation)).await?,
+            // It may have watched a table before.
+            None => retire::triggers(client, schema, id).await?,
+        };
+        let why = "-- Left behind on what belongs to the watch no more, as a partition that was detached.\n";
+        script.push_str(&dropped(why, &strays));
+    }
+    if let Some(relation) = &table {
+        script.push_str(&covered(schema, id, relation));
     }
     Ok(())
 }
 
-/// The triggers on the relation and each of its partitions, where they are absent.
-fn triggers(schema: &Schema, id: i32, relation: &str, events: &[String]) -> String {
+/// Each trigger goes in a transaction of its own: DROP TRIGGER keeps even readers out.
+fn dropped(why: &str, triggers: &[(String, String)]) -> String {
+    let each = triggers.iter().map(|(name, relation)| format!("DROP TRIGGER IF EXISTS {name} ON {relation};\n"));
+    if triggers.is_empty() { String::new() } else { format!("{why}{}", each.collect::<String>()) }
+}
+
+/// Watches that are installed, and neither configured any more nor served by another daemon.
+async fn removed(client: &Client, schema: &Schema, watches: &[Arc<Watch>], roles: Option<&Roles>) -> Result<String, Error> {
+    let names: Vec<String> = watches.iter().map(|watch| watch.name.clone()).collect();
     let mut sql = String::new();
-    let tree = format!(
+    for (id, name) in retire::strangers(client, schema, &names, &[]).await? {
+        let why = "-- First its triggers, on whatever table they stand.\n";
+        let triggers = dropped(why, &retire::triggers(client, schema, id).await?);
+        let fold = crate::db::locks::Lock::Fold.sql(schema);
+        let as_owner = roles.map(Roles::as_owner).unwrap_or_default();
+        let _ok = write!(
+            sql,
+            "\n-- watch {}: it is not in the configuration any more. History and deliveries stay; what is open is resolved as disabled.\n\
+             {triggers}BEGIN;\nSELECT pg_advisory_xact_lock({fold});\n{}{as_owner}{}\nCOMMIT;\n",
+            plain(&name),
+            retire::rows(schema, id, &name),
+            trigger::drop_functions(schema, id),
+        );
+    }
+    Ok(sql)
+}
+
+/// The relation and each of its partitions.
+fn tree(relation: &str) -> String {
+    format!(
         "WITH RECURSIVE tree (relid) AS (SELECT {}::regclass::oid UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid \
          WHERE NOT i.inhdetachpending)",
         literal(relation)
-    );
+    )
+}
+
+/// The triggers on the relation and each of its partitions, where they are absent, or disabled.
+fn triggers(schema: &Schema, id: i32, relation: &str, events: &[String]) -> String {
+    let tree = tree(relation);
+    let mut sql = String::new();
     // Before any trigger is put in place: until it is counted, what was written without it is missing.
     let own = schema.name();
-    sql.push_str(&format!("INSERT INTO {own}.marker (watch, reason) VALUES ({id}, 'coverage');\n"));
+    sql.push_str(&format!(
+        "-- Its triggers, on the table and each of its partitions: created where there is none, enabled where one is disabled.\n\
+         INSERT INTO {own}.marker (watch, reason) VALUES ({id}, 'coverage');\n"
+    ));
     let tag = unused_tag("triggers", &tree);
     for event in events {
         let name = trigger::name(schema, id, event);
         let create = trigger::create(schema, id, event, "%s");
         sql.push_str(&format!(
-            "DO {tag} DECLARE r regclass; BEGIN\n\
+            "DO {tag} DECLARE r regclass; is_on boolean; BEGIN\n\
              FOR r IN {tree} SELECT relid FROM tree LOOP\n\
-             IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = r AND tgname = '{name}') THEN EXECUTE format({create}, r); END IF;\n\
+             is_on := (SELECT tgenabled IN ('O', 'A') FROM pg_trigger WHERE tgrelid = r AND tgname = '{name}');\n\
+             IF is_on IS NULL THEN EXECUTE format({create}, r);\n\
+             ELSIF NOT is_on THEN EXECUTE format('ALTER TABLE %s ENABLE TRIGGER {name}', r); END IF;\n\
              END LOOP; END {tag};\n",
             create = literal(&create),
         ));
     }
-    sql.push_str(&format!(
+    sql
+}
+
+/// Which relations have their triggers now; and once more a marker, after the last of them.
+fn covered(schema: &Schema, id: i32, relation: &str) -> String {
+    let (own, tree) = (schema.name(), tree(relation));
+    format!(
         "BEGIN;\nINSERT INTO {own}.marker (watch, reason) VALUES ({id}, 'coverage');\n\
          {tree}\nUPDATE {own}.watch SET covered = (SELECT array_agg(relid ORDER BY relid) FROM tree) WHERE id = {id};\nCOMMIT;\n"
-    ));
-    sql
+    )
 }

@@ -53,3 +53,136 @@ async fn install_says_who_is_in_the_way_and_may_be_stopped_at_any_time() {
     exact(&database, "orders", TRUE_ORDERS).await;
     let _removed = std::fs::remove_file(said);
 }
+
+/// Two tables, one of them with partitions, and orders, of which one alert is open.
+const PARTS: &str = r#"
+[[watch]]
+name = "parts"
+table = "public.parts"
+threshold = 1000
+[[watch.publish]]
+channels = ["parts"]
+event = "parts.many"
+"#;
+
+const PARCELS: &str = r#"
+[[watch]]
+name = "parcels"
+table = "public.parcels"
+threshold = 3
+[[watch.publish]]
+channels = ["parcels"]
+event = "parcels.many"
+"#;
+
+async fn psql(database: &Database, script: &str) -> String {
+    let file = std::env::temp_dir().join(format!("items-listen-mended-{}-{}.sql", std::process::id(), database.name));
+    std::fs::write(&file, script).expect("written");
+    let mut command = support::postgres::shared().program("psql", &database.name);
+    command.args(["-v", "ON_ERROR_STOP=1", "-q", "-f"]).arg(&file);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("psql");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}\n{script}");
+    let _removed = std::fs::remove_file(file);
+    said
+}
+
+/// Our triggers: each with its table, and how it is enabled.
+async fn standing(database: &Database) -> Vec<String> {
+    let sql = "SELECT concat_ws(' ', tgrelid::regclass, tgname, tgenabled) FROM pg_trigger WHERE tgname LIKE 'items_listen%' ORDER BY 1";
+    database.client.query(sql, &[]).await.expect("the catalog").iter().map(|row| row.get(0)).collect()
+}
+
+/// The script does what `install` does: to both the same is done, and the same is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_script_mends_and_removes_what_install_would() {
+    let mut left = Vec::new();
+    for printed in [false, true] {
+        let (database, receiver) = (shop().await, Receiver::start().await);
+        database
+            .sql(
+                "CREATE TABLE parcels (id serial PRIMARY KEY); INSERT INTO parcels SELECT FROM generate_series(1, 5);
+                 CREATE TABLE parts (id int, region text) PARTITION BY LIST (region);
+                 CREATE TABLE parts_north PARTITION OF parts FOR VALUES IN ('north');
+                 CREATE TABLE parts_south PARTITION OF parts FOR VALUES IN ('south')",
+            )
+            .await;
+        let manual = |watches: &str| config_with(&database, &receiver, "install = \"manual\"", watches);
+        let mut daemon = daemon(&manual(&format!("{ORDERS}{PARTS}{PARCELS}")));
+        assert_eq!(daemon.run(&["install"]).await.0, 0);
+        daemon.start().await;
+        receiver.wait_for(1).await;
+        daemon.terminate().await;
+        assert_eq!(standing(&database).await.len(), 4 + 3 * 3 + 3, "{:?}", standing(&database).await);
+        database
+            .sql(
+                "ALTER TABLE orders DISABLE TRIGGER ALL; ALTER TABLE parts_north DISABLE TRIGGER USER;
+                 DROP TRIGGER items_listen_2_insert ON parts; ALTER TABLE parts DETACH PARTITION parts_south",
+            )
+            .await;
+        insert(&database, 1, 20).await;
+        daemon.configure(&manual(&format!("{ORDERS}{PARTS}")));
+        let (_, found, _) = daemon.run(&["check"]).await;
+        for wrong in ["disabled", "missing", "left on", "not in the configuration"] {
+            assert!(found.contains(wrong), "{wrong}: {found}");
+        }
+        if printed {
+            let script = daemon.run(&["install", "--print"]).await.1;
+            assert!(
+                script.contains("enabled where one is disabled") && script.contains("it is not in the configuration any more")
+            );
+            psql(&database, &script).await;
+            let once = standing(&database).await;
+            // And again, printed before and anew: nothing is left to be done.
+            psql(&database, &script).await;
+            let anew = daemon.run(&["install", "--print"]).await.1;
+            assert!(!anew.contains("DROP TRIGGER") && !anew.contains("parcels"), "{anew}");
+            psql(&database, &anew).await;
+            assert_eq!(standing(&database).await, once);
+        } else {
+            assert_eq!(daemon.run(&["install"]).await.0, 0);
+        }
+        let rows = "SELECT concat_ws(' / ', (SELECT string_agg(name, ', ' ORDER BY id) FROM items_listen.watch),
+                        (SELECT string_agg(concat_ws(' ', watch, severity, reason), ', ') FROM items_listen.episode),
+                        (SELECT count(*) FROM items_listen.count WHERE watch = 3), (SELECT count(*) FROM items_listen.marker WHERE watch = 3),
+                        (SELECT count(*) FROM pg_proc WHERE proname LIKE 'watch\\_3\\_%'))";
+        let rows: String = database.one(rows).await;
+        left.push((standing(&database).await, rows));
+        // Nothing that was written meanwhile is forgotten.
+        daemon.start().await;
+        exact(&database, "orders", TRUE_ORDERS).await;
+        receiver.wait_for(2).await;
+        let (code, found, _) = daemon.run(&["check"]).await;
+        assert_eq!(code, 0, "{found}");
+    }
+    assert_eq!(left[0], left[1], "install, and the script");
+    assert_eq!(left[0].0.len(), 4 + 2 * 3);
+    assert!(left[0].0.iter().all(|trigger| trigger.ends_with(" O")), "{left:#?}");
+    assert!(left[0].1.starts_with("orders, parts / parcels") && left[0].1.ends_with("info disabled / 0 / 0 / 0"), "{left:#?}");
+}
+
+/// A watch that is another now: what stood on the table that it no longer watches goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_longer_watches_a_table_leaves_no_trigger_there() {
+    for printed in [false, true] {
+        for other in ["table = \"public.others\"", "notify = \"parcels\"", "query = \"SELECT 1 AS one\"\nevery = \"1h\""] {
+            let (database, receiver) = (shop().await, Receiver::start().await);
+            database.sql("CREATE TABLE parts (id int); CREATE TABLE others (id int)").await;
+            let manual = |watches: &str| config_with(&database, &receiver, "install = \"manual\"", watches);
+            let daemon = daemon(&manual(PARTS));
+            assert_eq!(daemon.run(&["install"]).await.0, 0);
+            daemon.configure(&manual(&PARTS.replace("table = \"public.parts\"", other)));
+            if printed {
+                let script = daemon.run(&["install", "--print"]).await.1;
+                psql(&database, &script).await;
+                psql(&database, &script).await;
+            } else {
+                let (code, out, err) = daemon.run(&["install"]).await;
+                assert_eq!(code, 0, "{out}{err}");
+            }
+            let standing = standing(&database).await;
+            assert!(!standing.iter().any(|trigger| trigger.starts_with("parts ")), "{other}: {standing:?}");
+            assert_eq!(standing.is_empty(), !other.starts_with("table"), "{other}: {standing:?}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Three roles: a DBA who is no superuser runs the printed script, and everything runs with exactly these rights. Each of
 //! them is then taken away by itself, and something fails.
 
+mod existing;
 mod needed;
 mod row_security;
 mod too_much;

@@ -4,7 +4,7 @@ use super::{TRUE_OPEN, World};
 use crate::support::receiver::Receiver;
 use crate::*;
 
-const OPEN_ORDERS: &str = r#"
+pub(super) const OPEN_ORDERS: &str = r#"
 [[watch]]
 name = "orders"
 table = "shop.orders"
