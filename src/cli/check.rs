@@ -7,12 +7,14 @@ mod encryption;
 mod endpoints;
 mod file;
 mod finding;
+mod locked;
 mod privileges;
 mod progress;
 mod report;
 mod safety;
 mod schema;
 mod server;
+mod steps;
 mod watches;
 
 use clap::Args;

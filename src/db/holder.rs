@@ -23,13 +23,13 @@ pub struct Holder {
     pub transaction: Option<f64>,
 }
 
-/// Locks with whoever holds them, without those that are ours.
-const HOLDERS: &str = "SELECT l.pid, coalesce(a.usename::text, p.owner::text, '') AS role, coalesce(a.application_name, p.gid, '') AS application,
-           coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS transaction
+/// Locks with whoever holds or wants them, without those that are ours.
+const SESSIONS: &str = "SELECT l.pid, coalesce(a.usename::text, p.owner::text, '') AS role, coalesce(a.application_name, p.gid, '') AS application,
+           coalesce(a.state, '') AS state, extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS transaction,
+           l.relation AS relid, l.granted
     FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text
-    WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    WHERE l.pid IS DISTINCT FROM pg_backend_pid() AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 impl Holder {
     /// Whoever holds a lock on a relation, which is given quoted: the strongest, and of these the oldest.
@@ -38,7 +38,7 @@ impl Holder {
     /// The database cannot be asked.
     pub async fn of_relation(client: &Client, relation: &str) -> Result<Option<Holder>, Error> {
         let sql = format!(
-            "{HOLDERS} AND l.relation = to_regclass($1)
+            "{SESSIONS} AND l.granted AND l.relation = to_regclass($1)
              ORDER BY l.mode IN ('AccessShareLock', 'RowShareLock'), coalesce(a.xact_start, p.prepared) LIMIT 1"
         );
         Ok(client.query_opt(sql.as_str(), &[&relation]).await?.as_ref().map(Holder::read))
@@ -50,10 +50,27 @@ impl Holder {
     /// The database cannot be asked.
     pub async fn of_advisory(client: &Client, key: &str) -> Result<Option<Holder>, Error> {
         let sql = format!(
-            "{HOLDERS} AND l.locktype = 'advisory' AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = {key}
+            "{SESSIONS} AND l.granted AND l.locktype = 'advisory' AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = {key}
              ORDER BY coalesce(a.xact_start, p.prepared) LIMIT 1"
         );
         Ok(client.query_opt(sql.as_str(), &[]).await?.as_ref().map(Holder::read))
+    }
+
+    /// A table of this database that nobody may even read, and whoever is in the way: it holds the lock for that, or waits for
+    /// it, and who comes later waits behind it. If there are several, the given table, which is given quoted.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn of_unreadable(client: &Client, relation: Option<&str>) -> Result<Option<Unreadable>, Error> {
+        let sql = format!(
+            "SELECT s.*, s.relid::regclass::text AS relation
+             FROM ({SESSIONS} AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock') AS s
+             JOIN pg_class c ON c.oid = s.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname !~ '^pg_' AND c.relkind IN ('r', 'p', 'm', 'v', 'f')
+             ORDER BY s.relid = to_regclass($1) DESC, s.granted DESC, s.transaction DESC LIMIT 1"
+        );
+        let row = client.query_opt(sql.as_str(), &[&relation]).await?;
+        Ok(row.map(|row| Unreadable { relation: row.get("relation"), granted: row.get("granted"), holder: Holder::read(&row) }))
     }
 
     /// Whoever holds an advisory lock, whose key is given as an expression, and is none of ours.
@@ -83,6 +100,25 @@ impl Holder {
             state: row.get("state"),
             transaction: row.get("transaction"),
         }
+    }
+}
+
+/// A table that cannot be read at present.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unreadable {
+    /// The table, quoted where it must be.
+    pub relation: String,
+    /// The lock is held; or it is waited for.
+    pub granted: bool,
+    /// By whom.
+    pub holder: Holder,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unreadable { relation, granted, holder } = self;
+        let how = if *granted { "is locked by" } else { "is about to be locked by" };
+        write!(to, "{} {how} {holder}", relation.escape_debug())
     }
 }
 

@@ -50,7 +50,7 @@ impl Sweep {
     }
 
     async fn build(client: &Client, schema: &Schema, watch: &Watch, query: &str) -> Result<Sweep, Error> {
-        let wrong = |error| Error::Failed(format!("query: {}", Error::from(error)));
+        let wrong = |error| Error::about("query", error);
         let columns = columns::of_query(client, query).await.map_err(wrong)?;
         let asks = client.prepare(&format!("SELECT FROM (\n{query}\n) AS {}", columns::ROW)).await.map_err(wrong)?;
         if !asks.params().is_empty() {
@@ -78,7 +78,7 @@ impl Sweep {
             Some(expression) => {
                 let word = watch.measure.word();
                 let kind = columns::type_of(client, expression, &from).await;
-                let kind = kind.map_err(|error| Error::Failed(format!("{word}: {}", Error::from(error))))?;
+                let kind = kind.map_err(|error| Error::about(word, error))?;
                 Measured::of(expression, &kind).map_err(|what| Error::Failed(format!("{word}: {what}")))?.sql(schema)
             }
         };

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use super::finding::{Findings, Id};
 use super::progress::told;
 use super::report::Seen;
-use super::{safety, schema, server, watches};
+use super::{locked, safety, schema, server, watches};
 use crate::config::{Config, Database};
 use crate::db::explain::{self, Cause};
 use crate::db::schema::Schema;
@@ -95,6 +95,9 @@ fn no_session(error: &Error, connector: &Connector, findings: &mut Findings) {
 pub(super) fn interrupted(error: &Error, connector: &Connector, findings: &mut Findings) {
     if error.is_about_the_server() {
         return no_session(error, connector, findings);
+    }
+    if error.is_locked() {
+        return locked::nameless(error, findings);
     }
     findings.error(
         Id::Interrupted,

@@ -104,6 +104,7 @@ ids! {
         Triggers = "triggers",
         TriggerFunctions = "trigger-functions",
         Drift = "drift",
+        Locked = "locked",
         Interrupted = "interrupted",
     }
     Endpoint {

@@ -218,8 +218,12 @@ pub(super) async fn of_question(
     question: &str,
     findings: &mut Findings,
 ) -> Result<(), Error> {
-    // Where it cannot be looked into, others have said why.
-    let Ok(touched) = reads::of_question(client, question).await else { return Ok(()) };
+    let touched = match reads::of_question(client, question).await {
+        Err(error) if error.is_locked() => return Err(error),
+        // Where it cannot be looked into, others have said why.
+        Err(_) => return Ok(()),
+        Ok(touched) => touched,
+    };
     of_calls(client, place, subject, what, &touched.calls, findings).await
 }
 

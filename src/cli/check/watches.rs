@@ -1,16 +1,16 @@
 //! The watches: whether they can be what the configuration says, whether schema and triggers match it, and what `install`
 //! would change.
 
-use std::collections::BTreeMap;
-
 use tokio_postgres::Client;
 
 use super::database::Place;
 use super::finding::{Findings, Id};
+use super::locked::{self, Patience};
 use super::privileges::{self, Rights};
 use super::progress::told;
 use super::report::Seen;
 use super::safety;
+use super::steps::steps;
 use crate::config::Install;
 use crate::error::Error;
 use crate::journal::definition::{Before, Definition};
@@ -28,11 +28,13 @@ pub(super) async fn look(
     seen: &mut Seen,
 ) -> Result<(), Error> {
     let temporary = privileges::of_temporary(client, place, findings).await?;
+    let mut patience = Patience::default();
     for watch in &place.config.watches {
         let what = format!("looking at the watch {}", watch.name);
         let mut one = One { place, watch, subject: format!("watch {}", watch.name), installed, temporary, findings, seen };
-        match told(&what, Box::pin(one.look(client))).await {
+        match told(&what, Box::pin(one.look_again(client, &mut patience))).await {
             Err(error) if error.is_about_the_server() => return Err(error),
+            Err(error) if error.is_locked() => locked::found(client, &one.subject, watch, &error, one.findings).await?,
             Err(error) => one.wrong(&error, "see the message; then check again"),
             Ok(()) => {}
         }
@@ -67,6 +69,20 @@ impl One<'_, '_> {
         self.findings.error(Id::WatchDefinition, &self.subject, error.to_string(), remedy);
     }
 
+    /// Looks, and looks again for a while where something is locked: what was found half-way is found anew.
+    async fn look_again(&mut self, client: &mut Client, patience: &mut Patience) -> Result<(), Error> {
+        let (found, seen) = (self.findings.all.len(), *self.seen);
+        loop {
+            match self.look(client).await {
+                Err(error) if error.is_locked() && patience.lasts(&self.subject).await => {
+                    self.findings.all.truncate(found);
+                    *self.seen = seen;
+                }
+                looked => return looked,
+            }
+        }
+    }
+
     async fn look(&mut self, client: &mut Client) -> Result<(), Error> {
         self.lookup(client).await?;
         match &self.watch.source {
@@ -84,6 +100,9 @@ impl One<'_, '_> {
         if let Err(error) = install::prove_lookup(client, self.watch).await
             && !error.to_string().contains("SQLSTATE 42501")
         {
+            if error.is_locked() {
+                return Err(error);
+            }
             self.findings.error(Id::Lookup, &self.subject, error.to_string(), "correct lookup in the configuration");
             return Ok(());
         }
@@ -104,6 +123,7 @@ impl One<'_, '_> {
         let Source::Query { every, .. } = &self.watch.source else { return Ok(()) };
         match sweep::Sweep::of(client, self.place.schema, self.watch, sql).await {
             Ok(_) => self.findings.ok(Id::Watch, &self.subject, format!("a query, asked every {every:?}")),
+            Err(error) if error.is_locked() => return Err(error),
             Err(error) => self.wrong(&error, "correct query, key, sum or value in the configuration"),
         }
         if self.temporary {
@@ -121,7 +141,7 @@ impl One<'_, '_> {
         let definition = match Definition::of(client, self.watch).await {
             Ok(Some(definition)) => definition,
             Ok(None) => return Ok(()),
-            Err(error) if error.is_about_the_server() => return Err(error),
+            Err(error) if error.is_about_the_server() || error.is_locked() => return Err(error),
             Err(error) => {
                 self.wrong(&error, "correct table and key in the configuration");
                 return Ok(());
@@ -130,6 +150,9 @@ impl One<'_, '_> {
         if self.temporary
             && let Err(error) = definition.prove_immutable(client).await
         {
+            if error.is_locked() {
+                return Err(error);
+            }
             if error.to_string().contains("(SQLSTATE 42501)") {
                 let grant = privileges::grant_for(client, self.place, &error).await?;
                 self.findings.error(Id::Privileges, &self.subject, error.to_string(), grant);
@@ -320,52 +343,6 @@ impl One<'_, '_> {
 
 const AS_OWNER: &str = "items-listen install as the table's owner, or let a DBA run what items-listen install --print says";
 
-/// What is to be done about each thing that coverage found, in words; with the SQL, where `install --print` has none.
-fn steps(place: &Place<'_>, id: i32, coverage: &[install::Finding]) -> Vec<(String, Option<String>)> {
-    let mut by_relation: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for finding in coverage {
-        let relation = finding.relation.as_deref().unwrap_or_default();
-        by_relation.entry((&finding.kind, relation)).or_default().extend(finding.event.as_deref());
-    }
-    // Partitions of one table mostly lack the same.
-    let mut grouped: BTreeMap<(&str, Vec<&str>), Vec<&str>> = BTreeMap::new();
-    for ((kind, relation), events) in by_relation {
-        grouped.entry((kind, events)).or_default().push(relation);
-    }
-    grouped.into_iter().map(|((kind, events), relations)| step(place, id, kind, &events, &relations)).collect()
-}
-
-fn step(place: &Place<'_>, id: i32, kind: &str, events: &[&str], relations: &[&str]) -> (String, Option<String>) {
-    let (on, which) = (relations.join(", "), events.join(", "));
-    match kind {
-        "missing" => (
-            format!("triggers are missing on {on} ({which}): what is written there is not counted; install would add them"),
-            None,
-        ),
-        "disabled" => {
-            let enable = |relation: &&str| {
-                let names = events.iter().map(|event| format!("ENABLE TRIGGER {}", trigger::name(place.schema, id, event)));
-                format!("ALTER TABLE {relation} {};", names.collect::<Vec<_>>().join(", "))
-            };
-            let sql = relations.iter().map(enable).collect::<Vec<_>>().join(" ");
-            let what = format!(
-                "triggers are disabled on {on} ({which}): what is written there is not counted; install would enable them"
-            );
-            (what, Some(format!("{sql} then items-listen recount; or items-listen install, which does both")))
-        }
-        "stray" => (
-            format!("triggers are left on {on} ({which}), which belongs to the table no more; install would take them away"),
-            None,
-        ),
-        "retyped" => (
-            "a column of the key has another type now: install would make the triggers anew, and a recount follows".to_owned(),
-            None,
-        ),
-        "changed" => ("partitions were attached or detached since it was counted: a recount follows".to_owned(), None),
-        other => (format!("{other} {on}").trim().to_owned(), None),
-    }
-}
-
 /// Watches that are installed and in the configuration no more.
 async fn removed(client: &Client, place: &Place<'_>, findings: &mut Findings, seen: &mut Seen) -> Result<(), Error> {
     let names: Vec<String> = place.config.watches.iter().map(|watch| watch.name.clone()).collect();
@@ -383,7 +360,7 @@ async fn removed(client: &Client, place: &Place<'_>, findings: &mut Findings, se
             }
             Install::Manual => {
                 seen.to_install = true;
-                findings.warn(Id::WatchRemoved, &subject, what, "items-listen install as the table's owner");
+                findings.warn(Id::WatchRemoved, &subject, what, AS_OWNER);
             }
         }
     }
