@@ -49,7 +49,11 @@ pub(super) async fn look(config: &Config, recount: bool) -> (Findings, Seen) {
     match connected {
         Ok(Some((mut client, role))) => {
             let place = Place { config, database, connector: &connector, schema: &schema, role, recount };
-            if let Err(error) = Box::pin(inside(&mut client, &place, &mut findings, &mut seen)).await {
+            let looked = match Box::pin(inside(&mut client, &place, &mut findings, &mut seen)).await {
+                Err(error) if error.is_locked() => locked::found(&client, "database", None, &error, &mut findings).await,
+                looked => looked,
+            };
+            if let Err(error) = looked {
                 interrupted(&error, &connector, &mut findings);
             }
         }
@@ -95,9 +99,6 @@ fn no_session(error: &Error, connector: &Connector, findings: &mut Findings) {
 pub(super) fn interrupted(error: &Error, connector: &Connector, findings: &mut Findings) {
     if error.is_about_the_server() {
         return no_session(error, connector, findings);
-    }
-    if error.is_locked() {
-        return locked::nameless(error, findings);
     }
     findings.error(
         Id::Interrupted,

@@ -36,25 +36,20 @@ impl Patience {
     }
 }
 
-/// What this watch reads is still locked.
+/// What a watch reads is still locked, or a table of our own is, which is asked once.
 pub(super) async fn found(
     client: &Client,
     subject: &str,
-    watch: &Watch,
+    watch: Option<&Watch>,
     error: &Error,
     findings: &mut Findings,
 ) -> Result<(), Error> {
-    let relation = watch.source.relation().map(Relation::quoted);
+    let relation = watch.and_then(|watch| watch.source.relation()).map(Relation::quoted);
     match Holder::of_unreadable(client, relation.as_deref()).await? {
         Some(unreadable) => add(findings, subject, format!("{error}; {unreadable}"), &remedy(&unreadable)),
         None => add(findings, subject, format!("{error}; by now no lock is in the way"), AGAIN),
     }
     Ok(())
-}
-
-/// Something else of the database is locked.
-pub(super) fn nameless(error: &Error, findings: &mut Findings) {
-    add(findings, "database", error.to_string(), AGAIN);
 }
 
 const AGAIN: &str = "check again";

@@ -34,7 +34,7 @@ pub(super) async fn look(
         let mut one = One { place, watch, subject: format!("watch {}", watch.name), installed, temporary, findings, seen };
         match told(&what, Box::pin(one.look_again(client, &mut patience))).await {
             Err(error) if error.is_about_the_server() => return Err(error),
-            Err(error) if error.is_locked() => locked::found(client, &one.subject, watch, &error, one.findings).await?,
+            Err(error) if error.is_locked() => locked::found(client, &one.subject, Some(watch), &error, one.findings).await?,
             Err(error) => one.wrong(&error, "see the message; then check again"),
             Ok(()) => {}
         }

@@ -90,6 +90,15 @@ async fn a_table_that_is_locked_is_told_apart_from_a_wrong_configuration() {
     reader.batch_execute("COMMIT").await.expect("let go");
     waiting.await.expect("no panic").expect("altered");
     assert_eq!(check(&daemon, &[]).await.0, 0);
+
+    // A table of ours.
+    assert_eq!(daemon.run(&["install"]).await.0, 0);
+    reader.batch_execute("BEGIN; LOCK TABLE items_listen.watch IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let (code, report) = check(&daemon, &[]).await;
+    assert_eq!(code, 69, "{report:#}");
+    let found = findings(&report).find(|finding| finding["id"] == "locked").unwrap_or_else(|| panic!("{report:#}"));
+    assert!(of(found, "what").contains("items_listen.watch is locked by pid"), "{found:#}");
+    assert!(!has(&report, "interrupted"), "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,7 +97,7 @@ async fn the_script_as_an_existing_application_or_with_one_that_owns_the_tables(
     let world = World::new(OPEN_ORDERS).await;
     // Who runs the script becomes a member of the owner: it cannot be the application, nor a group that the application is in.
     for application in [DBA, "app"] {
-        world.database.sql(&format!("GRANT \"dba \"\"Ann\"\"\" TO app")).await;
+        world.database.sql("GRANT \"dba \"\"Ann\"\"\" TO app").await;
         let script = world.run(&["install", "--print", "--roles", "--application", application]).await;
         let (is_done, lines) = told(&world, DBA, script).await;
         assert!(
