@@ -126,11 +126,12 @@ impl Asker {
         told: &Map<String, Value>,
     ) -> Result<Map<String, Value>, NoAnswer> {
         let found = self.columns(served, lookup).await.map_err(NoAnswer::Refused)?;
-        let asks_with_what_was_found = lookup.parameters.iter().any(|name| !key.contains_key(name) && found.contains(name));
-        if !asks_with_what_was_found {
+        let of_the_row: Vec<&String> = lookup.parameters.iter().filter(|name| !key.contains_key(*name)).collect();
+        let is_hidden = of_the_row.iter().any(|name| found.contains(name));
+        if !is_hidden {
             let value = |name: &str| key.get(name).or_else(|| told.get(name)).cloned().unwrap_or_default();
             match self.ask(served, lookup, value).await {
-                Err(NoAnswer::Refused(error)) if error.is_about_a_value() => {}
+                Err(NoAnswer::Refused(error)) if !of_the_row.is_empty() && error.is_about_a_value() => {}
                 asked => return asked,
             }
         }
