@@ -52,9 +52,6 @@ pub async fn script(
         let found = if installed { install::find(client, schema, &watch.name).await? } else { None };
         one(client, schema, watch, found, &mut ids, &mut script, roles).await?;
     }
-    if installed {
-        script.push_str(&removed(client, schema, watches, roles).await?);
-    }
     writeln!(
         script,
         "\n{}",
@@ -67,6 +64,10 @@ pub async fn script(
     .map_err(|error| Error::Failed(error.to_string()))?;
     if let Some(roles) = roles {
         script.push_str(&roles.end(client, schema, watches).await?);
+    }
+    // Last of all: a table that is in use keeps nothing else from being put in place.
+    if installed {
+        script.push_str(&removed(client, schema, watches, roles).await?);
     }
     Ok(script)
 }
