@@ -45,18 +45,22 @@ impl Unwritten {
     /// # Errors
     /// The database cannot be asked.
     pub(super) async fn look(&mut self, client: &Client, schema: &Schema) -> Result<(), Error> {
-        if let Some(awaited) = &self.awaited {
+        let number = schema
+            .sql("SELECT u.last_value FROM items_listen.unwritten u, items_listen.cluster c WHERE u.last_value <> c.unwritten");
+        let Some(row) = client.query_opt(number.as_str(), &[]).await? else {
+            // Another replica took note of it.
+            self.awaited = None;
+            return Ok(());
+        };
+        let number: i64 = row.get(0);
+        if let Some(awaited) = self.awaited.as_ref().filter(|awaited| awaited.number == number) {
             let ended = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8";
             if client.query_one(ended, &[&awaited.before]).await?.get(0) {
-                recount(client, schema, Some(awaited.number)).await?;
+                recount(client, schema, Some(number)).await?;
                 self.awaited = None;
             }
             return Ok(());
         }
-        let number = schema
-            .sql("SELECT u.last_value FROM items_listen.unwritten u, items_listen.cluster c WHERE u.last_value <> c.unwritten");
-        let Some(row) = client.query_opt(number.as_str(), &[]).await? else { return Ok(()) };
-        let number = row.get(0);
         // A statement of its own: its snapshot is younger than what was seen.
         let others = "SELECT pg_snapshot_xmax(s)::text, pg_snapshot_xmin(s) = pg_snapshot_xmax(s) FROM pg_current_snapshot() s";
         let row = client.query_one(others, &[]).await?;

@@ -180,6 +180,11 @@ async fn what_was_not_written_counts_when_it_commits_though_the_daemon_saw_it_be
         support::eventually("counted anew, without what is not committed", again).await;
         let marked = "SELECT count(*) FROM items_listen.marker";
         support::eventually("the recount is over", async || (database.one::<i64>(marked).await == 0).then_some(())).await;
+        // What happens meanwhile does not wait for the end of that transaction.
+        lock_both(&locker, "SHARE").await;
+        database.sql("INSERT INTO orders (tenant_id) VALUES (2)").await;
+        locker.batch_execute("COMMIT").await.expect("lets go");
+        exact(&database, "orders", TRUE_ORDERS).await;
         if killed {
             daemon.kill();
             daemon.start().await;
