@@ -198,7 +198,7 @@ pub async fn of_key(
     key: &Key,
 ) -> Result<(Option<i64>, Option<serde_json::Value>), Error> {
     let served = Served::new(0, 0, std::sync::Arc::clone(watch));
-    let facts = match crate::journal::definition::Definition::of(client, watch).await? {
+    let facts = match crate::journal::definition::Definition::of_installed(client, schema, watch).await? {
         Some(definition) if needs_table(watch) => Facts::find(client, 0, watch, &definition.types).await?,
         _ => None,
     };

@@ -3,6 +3,7 @@
 
 mod needed;
 mod row_security;
+mod table_owner;
 mod too_much;
 
 use std::process::Stdio;

@@ -174,7 +174,7 @@ pub(super) async fn of_definition(
     definition: &Definition,
     findings: &mut Findings,
 ) -> Result<(), Error> {
-    let called = reads::of_definition(client, definition).await?;
+    let called = reads::of_definition(client, place.schema, definition).await?;
     of_owner(client, place, subject, &called, findings).await?;
     of_calls(client, place, subject, "where, sum or value", &called, findings).await
 }

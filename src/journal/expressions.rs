@@ -1,0 +1,122 @@
+//! What a person wrote about a table's rows, and the columns that it uses, as PostgreSQL understands them.
+//!
+//! Invariants. The table is locked against ALTER TABLE from the look at its columns until the last of the expressions is parsed:
+//! see [`guard`]. What was understood is only valid as long as nobody changes the table.
+
+use tokio_postgres::Client;
+
+use super::columns::{self, Column, Measured};
+use super::definition::Changes;
+use super::guard::{self, Kinds, Typed};
+use crate::db::schema::Schema;
+use crate::error::Error;
+use crate::watch::{Measure, Relation, Source, Watch};
+
+/// A table whose expressions are to be understood.
+pub(super) struct Understanding<'a> {
+    /// The session.
+    pub(super) client: &'a Client,
+    /// Our schema.
+    pub(super) schema: &'a Schema,
+    /// The table.
+    pub(super) relation: &'a Relation,
+    /// Its number in the catalog.
+    pub(super) oid: u32,
+    /// Its columns.
+    pub(super) table: &'a [Column],
+    /// Of which kind the columns are to be; `None` where they are trusted as they are.
+    pub(super) known: Option<&'a Kinds>,
+}
+
+impl Understanding<'_> {
+    /// The columns that the triggers of a watch use, and what is summed up of one row.
+    ///
+    /// # Errors
+    /// A column of another kind, or an expression that cannot be understood or is no number.
+    pub(super) async fn of(
+        &self,
+        watch: &Watch,
+        primary: &[String],
+        changes: Option<&Changes>,
+    ) -> Result<(Vec<Typed>, Option<Measured>), Error> {
+        let condition = match &watch.source {
+            Source::Table { condition, .. } => condition.as_deref(),
+            _ => None,
+        };
+        let expressions: Vec<&str> = condition.into_iter().chain(watch.measure.expression()).collect();
+        let mut columns = guard::used(&expressions, self.table.iter().map(|column| column.name.as_str()));
+        columns.extend(watch.key().iter().cloned());
+        if changes.is_some() {
+            columns.extend(primary.iter().cloned());
+            columns.extend(super::definition::columns_told(watch, self.table));
+            columns.extend(watch.rules.iter().flat_map(|rule| rule.columns.iter().cloned()));
+        }
+        columns.sort_unstable();
+        columns.dedup();
+        if expressions.is_empty() {
+            return Ok((self.trusted(&columns).await?, None));
+        }
+        self.hold().await?;
+        let understood = async {
+            let typed = self.trusted(&columns).await?;
+            let measure = self.understand(condition, &watch.measure).await?;
+            Ok::<_, Error>((typed, measure))
+        };
+        let understood = understood.await;
+        // Nothing was written; what is lost with the session says so itself.
+        let ended = self.client.batch_execute("ROLLBACK").await;
+        let understood = understood?;
+        ended?;
+        Ok(understood)
+    }
+
+    /// Begins a transaction that keeps the table as it is. Who may not read it only looks at it: a program that decides by
+    /// itself may.
+    async fn hold(&self) -> Result<(), Error> {
+        let may = "SELECT has_table_privilege($1::oid, 'SELECT')";
+        let may: bool = self.client.query_one(may, &[&self.oid]).await?.get(0);
+        self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", self.relation.quoted());
+        let same = "SELECT to_regclass($1)::oid IS NOT DISTINCT FROM $2 AND (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = $2)";
+        let held = async {
+            if may {
+                self.client.batch_execute(&lock).await?;
+            }
+            let same = self.client.query_one(same, &[&self.relation.quoted(), &self.oid]).await?;
+            if same.get::<_, Option<bool>>(0) == Some(true) {
+                return Ok(());
+            }
+            Err(Error::Failed(format!("{} became another table while it was looked at", self.relation)))
+        };
+        let held = held.await;
+        if held.is_err() {
+            // The first error says more.
+            let _ended = self.client.batch_execute("ROLLBACK").await;
+        }
+        held
+    }
+
+    async fn trusted(&self, columns: &[String]) -> Result<Vec<Typed>, Error> {
+        let typed = guard::of_columns(self.client, self.schema, self.oid, columns).await?;
+        if let Some(known) = self.known {
+            guard::refuse_strange(&self.relation.quoted(), known, &typed)?;
+        }
+        Ok(typed)
+    }
+
+    async fn understand(&self, condition: Option<&str>, measure: &Measure) -> Result<Option<Measured>, Error> {
+        let quoted = self.relation.quoted();
+        if let Some(condition) = condition {
+            self.client.batch_execute("SAVEPOINT understood").await?;
+            let said = columns::stands_alone(self.client, condition, &quoted).await;
+            said.map_err(|error| Error::Failed(format!("where: {}", Error::from(error))))?;
+            // It may have been understood but not allowed, which the transaction would not go on after.
+            self.client.batch_execute("ROLLBACK TO understood").await?;
+        }
+        let Some(expression) = measure.expression() else { return Ok(None) };
+        let wrong = |what: String| Error::Failed(format!("{}: {what}", measure.word()));
+        let kind =
+            columns::type_of(self.client, expression, &quoted).await.map_err(|error| wrong(Error::from(error).to_string()))?;
+        Measured::of(expression, &kind).map(Some).map_err(wrong)
+    }
+}
