@@ -72,8 +72,7 @@ impl Facts {
         let sql = "SELECT a.attname::text, a.atttypid, t.typtype = 'e', a.attrelid FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                    WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
         let rows = client.query(sql, &[&relation.quoted()]).await?;
-        let has: Vec<Has> =
-            rows.iter().map(|row| Has { name: row.get(0), type_oid: row.get(1), is_enum: row.get(2) }).collect();
+        let has: Vec<Has> = rows.iter().map(|row| Has { name: row.get(0), type_oid: row.get(1), is_enum: row.get(2) }).collect();
         Ok(Facts::build(id, watch, &key, rows.first().map(|row| row.get(3)), &has))
     }
 
@@ -115,7 +114,9 @@ impl Facts {
             matching.join(" AND ")
         );
         let reads = |name: &String| {
-            told.contains(name) || watch.key().contains(name) || watch.threshold_column.as_ref().is_some_and(|column| column == name)
+            told.contains(name)
+                || watch.key().contains(name)
+                || watch.threshold_column.as_ref().is_some_and(|column| column == name)
         };
         let columns = has.iter().filter(|has| reads(&has.name)).map(|has| (has.name.clone(), has.type_oid)).collect();
         Some(Facts { relation, branch, oid, columns })

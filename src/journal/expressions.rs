@@ -77,7 +77,8 @@ impl Understanding<'_> {
         let may: bool = self.client.query_one(may, &[&self.oid]).await?.get(0);
         self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", self.relation.quoted());
-        let same = "SELECT to_regclass($1)::oid IS NOT DISTINCT FROM $2 AND (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = $2)";
+        let same =
+            "SELECT to_regclass($1)::oid IS NOT DISTINCT FROM $2 AND (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = $2)";
         let held = async {
             if may {
                 self.client.batch_execute(&lock).await?;

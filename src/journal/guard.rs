@@ -181,6 +181,16 @@ fn difference(relation: &str, known: &Kinds, now: &[Typed]) -> Option<(String, O
     Some((what, differs.strange.clone()))
 }
 
+/// The columns whose types could run the code of somebody other than a superuser or our own roles, in words.
+pub fn strange(guarded: &[Typed]) -> Vec<String> {
+    let strange = guarded.iter().filter_map(|typed| typed.strange.as_ref().map(|owner| (typed, owner)));
+    strange
+        .map(|(typed, owner)| {
+            format!("the column \"{}\" is of type {}, which {owner} could let run code of its own", typed.column, typed.shown)
+        })
+        .collect()
+}
+
 /// Refuses types that could run the code of somebody other than a superuser or our own roles, where the triggers were made for
 /// others: no program decides by itself to trust them.
 ///
@@ -261,13 +271,17 @@ mod tests {
 
     #[test]
     fn what_is_noted_is_read_again() {
-        let columns = [typed("line\nbreak \"x\"", "pg_catalog.text", None), typed("b", "shop.e", Some(Exact::ByArray("shop._e".into())))];
+        let columns =
+            [typed("line\nbreak \"x\"", "pg_catalog.text", None), typed("b", "shop.e", Some(Exact::ByArray("shop._e".into())))];
         let body = format!("\n-- Edition {} of these functions.\n-- Columns: {}\nBEGIN END", trigger::EDITION, note(&columns));
         let read = noted(&body).expect("it is there");
         assert_eq!(read.get("line\nbreak \"x\"").map(String::as_str), Some("pg_catalog.text"));
         assert_eq!(read.len(), 2);
         assert_eq!(noted("\n-- Edition 2 of these functions.\nBEGIN END"), None);
-        assert_eq!(sql(&columns), "coalesce(n.\"line\nbreak \"\"x\"\"\", NULL::pg_catalog.text), array_eq(ARRAY[n.\"b\"], NULL::shop._e)");
+        assert_eq!(
+            sql(&columns),
+            "coalesce(n.\"line\nbreak \"\"x\"\"\", NULL::pg_catalog.text), array_eq(ARRAY[n.\"b\"], NULL::shop._e)"
+        );
     }
 
     #[test]

@@ -50,7 +50,9 @@ pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Resul
     let Some((installed, text)) = super::install::find(&client, schema, &watch.name).await? else {
         return Err(Error::Failed(format!("the watch {} is not installed; run items-listen install", watch.name)));
     };
-    let Some(definition) = Definition::of_installed(&client, schema, watch).await? else { return Ok(Outcome::Done { corrected: 0 }) };
+    let Some(definition) = Definition::of_installed(&client, schema, watch).await? else {
+        return Ok(Outcome::Done { corrected: 0 });
+    };
     if definition.text() != text {
         return Ok(Outcome::Uncovered);
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::definition::Definition;
+use super::guard;
 use super::reads::{self, Called, Touched};
 use crate::db::rights::{APPLICATION_INBOX, APPLICATION_THRESHOLDS, DAEMON, Right, grants};
 use crate::db::schema::Schema;
@@ -223,6 +224,15 @@ impl Roles {
             Ok(calls) => lines.extend(calls.iter().flat_map(|called| self.of_call(called))),
             Err(error) => lines.push(unknown("its where, sum or value calls", "EXECUTE", &error)),
         }
+        let strange = guard::strange(&definition.guarded).into_iter();
+        lines.extend(strange.map(|strange| {
+            format!(
+                "-- {}, as {} and {}: whose it is, is a matter of trust.\n",
+                plain(&strange),
+                plain(&self.owner),
+                plain(&self.daemon)
+            )
+        }));
         if row.get(1) {
             lines.push(self.of_row_security(&definition.relation));
         }

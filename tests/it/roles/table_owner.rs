@@ -63,7 +63,8 @@ async fn clerks() -> (World, tokio_postgres::Client) {
     let mut world = World::new(WATCHES).await;
     world.database.sql(CLERKS).await;
     let name = &world.database.name;
-    let grants = format!("GRANT CONNECT ON DATABASE {name} TO clerk; GRANT SELECT ON shop.tickets, shop.stock TO \"dba \"\"Ann\"\"\"");
+    let grants =
+        format!("GRANT CONNECT ON DATABASE {name} TO clerk; GRANT SELECT ON shop.tickets, shop.stock TO \"dba \"\"Ann\"\"\"");
     world.database.sql(&grants).await;
     let script = world.run(&["install", "--print", "--roles"]).await;
     // Who may make triggers on tables of others.
@@ -118,9 +119,14 @@ async fn a_column_of_another_type_runs_no_code_of_the_tables_owner_as_ours() {
         let another = connect(&world.url("clerk")).await;
         for session in [&clerk, &another] {
             write(session, "INSERT INTO shop.tickets DEFAULT VALUES").await;
-            write(session, "INSERT INTO shop.tickets (id) SELECT nextval('shop.tickets_id_seq') FROM generate_series(1, 3)").await;
+            write(session, "INSERT INTO shop.tickets (id) SELECT nextval('shop.tickets_id_seq') FROM generate_series(1, 3)")
+                .await;
             write(session, "UPDATE shop.tickets SET id = -id WHERE id = (SELECT max(id) FROM shop.tickets)").await;
-            write(session, "UPDATE shop.tickets SET id = -id; DELETE FROM shop.tickets WHERE id = (SELECT max(id) FROM shop.tickets)").await;
+            write(
+                session,
+                "UPDATE shop.tickets SET id = -id; DELETE FROM shop.tickets WHERE id = (SELECT max(id) FROM shop.tickets)",
+            )
+            .await;
         }
         let (_, out, err) = world.daemon.run(&["recount", "tickets"]).await;
         world.daemon.run(&["check", "--recount"]).await;
@@ -169,7 +175,12 @@ async fn a_view_in_the_place_of_a_table_runs_no_code_of_its_owner_as_ours() {
     )
     .await;
     support::eventually("all is well again", async || (world.daemon.run(&["status"]).await.0 == 0).then_some(())).await;
-    world.receiver.wait("what was written meanwhile", |events| events.iter().any(|event| event.name == "stock.low" && event.number("count") == 4)).await;
+    world
+        .receiver
+        .wait("what was written meanwhile", |events| {
+            events.iter().any(|event| event.name == "stock.low" && event.number("count") == 4)
+        })
+        .await;
     exact(&world.database, "tickets", TRUE_TICKETS).await;
     assert_eq!(world.spied(), (0, 0));
 }
@@ -194,7 +205,8 @@ async fn what_templates_tell_of_a_row_runs_no_code_of_the_tables_owner_as_ours()
     for kind in ["shop.composite", "shop.evil"] {
         // In one transaction, so that the fold sees the change and the type at once.
         let change = "ALTER TABLE shop.stock ALTER name TYPE";
-        write(&clerk, &format!("BEGIN; {change} {kind} USING NULL; UPDATE shop.stock SET quantity = quantity + 10; COMMIT")).await;
+        write(&clerk, &format!("BEGIN; {change} {kind} USING NULL; UPDATE shop.stock SET quantity = quantity + 10; COMMIT"))
+            .await;
         degraded(&world, "stock", "has a column of another type").await;
         // It is tried again, and stays refused.
         let refused = "SELECT count(*) FROM items_listen.count c JOIN items_listen.watch w ON w.id = c.watch WHERE w.name = 'stock' AND c.dirty > 0";
@@ -224,4 +236,58 @@ async fn beats(world: &World, number: i64) {
     let beat = "SELECT max(extract(epoch FROM beat_at))::int8 FROM items_listen.instance";
     let first: i64 = world.database.one(beat).await;
     support::eventually("it has beaten", async || (world.database.one::<i64>(beat).await >= first + number).then_some(())).await;
+}
+
+/// What a superuser's daemon was made to run for the clerk, in triggers.
+fn as_superuser(world: &World) -> usize {
+    world.server.logged(&world.database.name, "as postgres of clerk")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_installs_by_itself_trusts_no_other_type_than_it_found() {
+    let mut world = World::new(WATCHES).await;
+    world.database.sql(CLERKS).await;
+    let name = &world.database.name;
+    world.database.sql(&format!("GRANT CONNECT ON DATABASE {name} TO clerk")).await;
+    world.daemon.configure(&config(&world.database, &world.receiver, WATCHES));
+    world.daemon.start().await;
+    let clerk = connect(&world.url("clerk")).await;
+    write(&clerk, EVIL).await;
+    let insert = "INSERT INTO shop.tickets (tenant_id, status) VALUES (1, 'open')";
+    let well = async |world: &World| {
+        support::eventually("it is well", async || error_of(&world.daemon, "tickets").await.is_none().then_some(())).await;
+    };
+    // What runs nobody's code is put right by itself: another of PostgreSQL's own types, an ordinary type of words.
+    for change in [
+        "ALTER TABLE shop.tickets ALTER tags TYPE varchar[]",
+        "CREATE TYPE shop.word AS ENUM ('open', 'done'); ALTER TABLE shop.tickets ALTER status DROP DEFAULT,
+         ALTER status TYPE shop.word USING status::shop.word, ALTER status SET DEFAULT 'open'",
+    ] {
+        write(&clerk, change).await;
+        write(&clerk, insert).await;
+        exact(&world.database, "tickets", TRUE_TICKETS).await;
+        well(&world).await;
+    }
+    // What does is not, neither by the daemon that runs nor by the next.
+    write(&clerk, "ALTER TABLE shop.tickets ALTER status DROP DEFAULT, ALTER status TYPE shop.evil USING 'open'").await;
+    for _ in 0..2 {
+        write(&clerk, insert).await;
+        degraded(&world, "tickets", "run items-listen install by hand").await;
+        world.daemon.terminate().await;
+        world.daemon.start().await;
+    }
+    assert_eq!((as_superuser(&world), world.server.logged(&world.database.name, "as postgres of postgres")), (0, 0));
+    // By hand it is trusted, which is said.
+    world.daemon.terminate().await;
+    let (code, out, err) = world.daemon.run(&["install"]).await;
+    assert!(
+        code == 0 && out.contains("\"status\" is of type shop.evil, which clerk could let run code of its own"),
+        "{code} {out}{err}"
+    );
+    let (code, out, _) = world.daemon.run(&["check"]).await;
+    assert!(code == 1 && out.contains("which clerk could let run code of its own"), "{code} {out}");
+    world.daemon.start().await;
+    write(&clerk, insert).await;
+    support::eventually("it is run", async || (as_superuser(&world) > 0).then_some(())).await;
+    exact(&world.database, "tickets", "SELECT jsonb_build_array(tenant_id)::text, count(*) FROM shop.tickets GROUP BY 1").await;
 }
