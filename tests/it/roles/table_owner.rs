@@ -182,6 +182,18 @@ async fn a_view_in_the_place_of_a_table_runs_no_code_of_its_owner_as_ours() {
         })
         .await;
     exact(&world.database, "tickets", TRUE_TICKETS).await;
+    // Nor is a part of the table read that is none of PostgreSQL's tables.
+    world.database.sql("CREATE FOREIGN DATA WRAPPER far; GRANT USAGE ON FOREIGN DATA WRAPPER far TO clerk").await;
+    write(
+        &clerk,
+        "CREATE SERVER far FOREIGN DATA WRAPPER far; CREATE FOREIGN TABLE shop.far () INHERITS (shop.tickets) SERVER far",
+    )
+    .await;
+    degraded(&world, "tickets", "").await;
+    let (_, out, err) = world.daemon.run(&["recount", "tickets"]).await;
+    assert!(!format!("{out}{err}").contains("handler"), "it was read: {out}{err}");
+    write(&clerk, "DROP FOREIGN TABLE shop.far").await;
+    support::eventually("all is well again", async || (world.daemon.run(&["status"]).await.0 == 0).then_some(())).await;
     assert_eq!(world.spied(), (0, 0));
 }
 
@@ -290,4 +302,65 @@ async fn a_daemon_that_installs_by_itself_trusts_no_other_type_than_it_found() {
     write(&clerk, insert).await;
     support::eventually("it is run", async || (as_superuser(&world) > 0).then_some(())).await;
     exact(&world.database, "tickets", "SELECT jsonb_build_array(tenant_id)::text, count(*) FROM shop.tickets GROUP BY 1").await;
+}
+
+/// What else the owner of a table may hang on it; how it goes away again; and whether PostgreSQL evaluates it for whoever plans
+/// a query on the table, which a recount does.
+const HUNG: [(&str, &str, bool); 9] = [
+    ("CREATE INDEX hung ON shop.tickets ((id + shop.number('an index')))", "DROP INDEX shop.hung", true),
+    ("CREATE INDEX hung ON shop.tickets (id) WHERE id > shop.number('a predicate')", "DROP INDEX shop.hung", true),
+    (
+        "CREATE STATISTICS shop.hung ON (id + shop.number('statistics')), status FROM shop.tickets",
+        "DROP STATISTICS shop.hung",
+        true,
+    ),
+    (
+        "ALTER TABLE shop.tickets ADD CONSTRAINT hung CHECK (id <> -shop.number('a check'))",
+        "ALTER TABLE shop.tickets DROP CONSTRAINT hung",
+        false,
+    ),
+    (
+        "ALTER TABLE shop.tickets ALTER status SET DEFAULT shop.say('a default')",
+        "ALTER TABLE shop.tickets ALTER status SET DEFAULT 'open'",
+        false,
+    ),
+    (
+        "ALTER TABLE shop.tickets ADD hung int GENERATED ALWAYS AS (shop.number('a column')) STORED",
+        "ALTER TABLE shop.tickets DROP hung",
+        false,
+    ),
+    ("CREATE RULE hung AS ON INSERT TO shop.tickets DO ALSO SELECT shop.say('a rule')", "DROP RULE hung ON shop.tickets", false),
+    (
+        "CREATE DOMAIN shop.hung AS text CHECK (shop.said('a domain')); ALTER TABLE shop.tickets ALTER status TYPE shop.hung",
+        "ALTER TABLE shop.tickets ALTER status TYPE text",
+        false,
+    ),
+    (
+        "ALTER TABLE shop.tickets ENABLE ROW LEVEL SECURITY; CREATE POLICY hung ON shop.tickets USING (shop.said('a policy'))",
+        "DROP POLICY hung ON shop.tickets; ALTER TABLE shop.tickets DISABLE ROW LEVEL SECURITY",
+        false,
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_on_a_table_is_never_run_by_triggers_and_by_a_recount_only_what_planning_evaluates() {
+    let (world, clerk) = clerks().await;
+    write(
+        &clerk,
+        "CREATE FUNCTION shop.number(what text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM shop.say(what); RETURN 0; END $$;
+         GRANT ALL ON shop.tickets, shop.tickets_id_seq TO writer",
+    )
+    .await;
+    for (make, undo, planned) in HUNG {
+        let before = world.spied();
+        write(&clerk, make).await;
+        let writer = connect(&world.url("writer")).await;
+        write(&writer, "INSERT INTO shop.tickets (tenant_id) VALUES (1)").await;
+        write(&writer, "UPDATE shop.tickets SET tenant_id = 2; DELETE FROM shop.tickets").await;
+        assert_eq!(world.spied().0, before.0, "{make}: in triggers");
+        world.daemon.run(&["recount", "tickets"]).await;
+        assert_eq!(world.spied().1 > before.1, planned, "{make}: in a recount");
+        write(&clerk, undo).await;
+    }
+    assert_eq!(world.spied().0, 0);
 }
