@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::Engine;
 use super::facts::Facts;
+use crate::db::schema::Schema;
 use crate::error::Error;
 use crate::journal::guard;
 
@@ -56,6 +57,25 @@ impl Changed {
         let Changed { statement, ids, relations, oids, of, names, types } = self;
         let rows = client.query(statement, &[ids, relations, oids, of, names, types]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}
+
+/// Locks the table that a reading outside of a fold is about, and refuses what could run somebody's code as us: it has not been
+/// read before, so nothing is known that it could be compared with.
+///
+/// # Errors
+/// It is another, or has a column of such a type.
+pub(super) async fn hold(client: &Client, schema: &Schema, facts: &Facts) -> Result<(), Error> {
+    client.batch_execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", facts.relation)).await?;
+    let changed = Changed::new(client.prepare(CHANGED).await?, &BTreeMap::from([(0, facts.clone())]));
+    let names: Vec<String> = facts.columns.iter().map(|(name, _)| name.clone()).collect();
+    let strange = guard::strange(&guard::of_columns(client, schema, facts.oid.unwrap_or_default(), &names).await?);
+    if !changed.ask(client).await?.is_empty() {
+        return Err(Error::Failed(format!("{} became another table while it was looked at", facts.relation)));
+    }
+    match strange.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Failed(format!("the rows of {} are not read: {}", facts.relation, strange.join("; ")))),
     }
 }
 

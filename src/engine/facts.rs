@@ -239,7 +239,18 @@ pub async fn of_key(
         lateral_rows(facts.iter()),
         lateral_thresholds(schema, std::iter::once(&served)),
     );
-    let row = client.query_one(sql.as_str(), &[&key.text]).await?;
+    client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    let asked = async {
+        if let Some(facts) = &facts {
+            super::changed::hold(client, schema, facts).await?;
+        }
+        Ok::<_, Error>(client.query_one(sql.as_str(), &[&key.text]).await?)
+    };
+    let asked = asked.await;
+    // Nothing was written; what is lost with the session says so itself.
+    let ended = client.batch_execute("ROLLBACK").await;
+    let row = asked?;
+    ended?;
     let facts = row.get::<_, Option<&str>>(1).and_then(|row| crate::json::object(row).ok());
     let threshold = match (watch.threshold_column.is_some() && row.get::<_, bool>(4), row.get::<_, bool>(3)) {
         (true, _) => row.get(0),

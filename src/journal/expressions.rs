@@ -6,7 +6,7 @@
 use tokio_postgres::Client;
 
 use super::columns::{self, Column, Measured};
-use super::definition::Changes;
+use super::definition::{Changes, Definition};
 use super::guard::{self, Kinds, Typed};
 use crate::db::schema::Schema;
 use crate::error::Error;
@@ -70,8 +70,8 @@ impl Understanding<'_> {
         Ok(understood)
     }
 
-    /// Begins a transaction that keeps the table as it is. Who may not read it only looks at it: a program that decides by
-    /// itself may.
+    /// Begins a transaction that keeps the table as it is. Who may not read it may not lock it either, but parses a statement
+    /// about nothing, which keeps it as well: its owner may have taken the right away to have it changed in between.
     async fn hold(&self) -> Result<(), Error> {
         let may = "SELECT has_table_privilege($1::oid, 'SELECT')";
         let may: bool = self.client.query_one(may, &[&self.oid]).await?.get(0);
@@ -80,8 +80,9 @@ impl Understanding<'_> {
         let same =
             "SELECT to_regclass($1)::oid IS NOT DISTINCT FROM $2 AND (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = $2)";
         let held = async {
-            if may {
-                self.client.batch_execute(&lock).await?;
+            match may {
+                true => self.client.batch_execute(&lock).await?,
+                false => drop(self.client.prepare(&format!("SELECT FROM ONLY {}", self.relation.quoted())).await?),
             }
             let same = self.client.query_one(same, &[&self.relation.quoted(), &self.oid]).await?;
             if same.get::<_, Option<bool>>(0) == Some(true) {
@@ -119,5 +120,75 @@ impl Understanding<'_> {
         let kind =
             columns::type_of(self.client, expression, &quoted).await.map_err(|error| wrong(Error::from(error).to_string()))?;
         Measured::of(expression, &kind).map(Some).map_err(wrong)
+    }
+}
+
+impl Definition {
+    /// Proves that condition and measure are immutable, by using them in an index on an empty copy that is rolled back:
+    /// `expires_at < now()` would drift for ever, since no statement runs when it turns.
+    ///
+    /// # Errors
+    /// What PostgreSQL says about it.
+    pub async fn prove_immutable(&self, client: &mut Client, schema: &Schema) -> Result<(), Error> {
+        if self.is_conditional() {
+            self.prove(client, schema, "where", &format!("((1)) WHERE {}", self.condition)).await?;
+        }
+        if let Some(measure) = &self.measure {
+            self.prove(client, schema, "sum or value", &format!("((\n{}\n))", measure.expression)).await?;
+        }
+        Ok(())
+    }
+
+    /// Twice, under settings that a writer's session may have: a date or a time that is written in another way there would
+    /// be another one, and the counts would drift.
+    async fn prove(&self, client: &mut Client, schema: &Schema, what: &str, index: &str) -> Result<(), Error> {
+        let here = self.understood(client, schema, what, index, "'ISO, MDY'", "'<-12>+12'").await?;
+        let there = self.understood(client, schema, what, index, "'ISO, DMY'", "'<+14>-14'").await?;
+        if here == there {
+            return Ok(());
+        }
+        Err(Error::Failed(format!(
+            "{what}: a date or time in it means something else in sessions with another DateStyle or TimeZone, and a trigger runs in the \
+             writer's; write dates as '2026-11-21', times with their zone as '2026-11-21 12:00Z', and neither now nor today"
+        )))
+    }
+
+    /// The expression as PostgreSQL understood it.
+    async fn understood(
+        &self,
+        client: &mut Client,
+        schema: &Schema,
+        what: &str,
+        index: &str,
+        dates: &str,
+        zone: &str,
+    ) -> Result<String, Error> {
+        let transaction = client.transaction().await?;
+        transaction
+            .batch_execute(&format!(
+                "SET LOCAL DateStyle = {dates}; SET LOCAL TimeZone = {zone};
+                 CREATE TEMP TABLE items_listen_proof (LIKE {}) ON COMMIT DROP",
+                self.relation
+            ))
+            .await?;
+        // A transaction that is dropped is rolled back.
+        guard::refuse_copy(transaction.client(), schema, "pg_temp.items_listen_proof", &self.guarded).await?;
+        let proven = async {
+            transaction.batch_execute(&format!("CREATE INDEX ON pg_temp.items_listen_proof {index}")).await?;
+            transaction.batch_execute("SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL TimeZone = 'UTC'").await?;
+            let shown =
+                "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.items_listen_proof'::regclass";
+            transaction.query_one(shown, &[]).await
+        };
+        let proven = proven.await;
+        transaction.rollback().await?;
+        proven.map(|row| row.get(0)).map_err(|error| {
+            let said = Error::from(error);
+            Error::Failed(format!(
+                "{what}: {said}; an expression may use the row's own columns and immutable functions only (with their schema, \
+                 unless they are PostgreSQL's own), since nothing tells us when now() makes it another; for anything else there \
+                 is query = \"SELECT …\""
+            ))
+        })
     }
 }

@@ -223,6 +223,9 @@ async fn what_templates_tell_of_a_row_runs_no_code_of_the_tables_owner_as_ours()
         // It is tried again, and stays refused.
         let refused = "SELECT count(*) FROM items_listen.count c JOIN items_listen.watch w ON w.id = c.watch WHERE w.name = 'stock' AND c.dirty > 0";
         beats(&world, 3).await;
+        // Nor by a person who looks.
+        world.daemon.run(&["status"]).await;
+        world.daemon.run(&["--trigger", "3", "--watch", "stock", "--key", "id=1"]).await;
         assert_eq!((world.spied(), world.database.one::<i64>(refused).await), ((0, 0), 1), "{kind}");
         write(&clerk, "ALTER TABLE shop.stock ALTER name TYPE text USING 'screws'").await;
         support::eventually("it is read again", async || error_of(&world.daemon, "stock").await.is_none().then_some(())).await;
