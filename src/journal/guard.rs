@@ -277,7 +277,7 @@ mod tests {
         let read = noted(&body).expect("it is there");
         assert_eq!(read.get("line\nbreak \"x\"").map(String::as_str), Some("pg_catalog.text"));
         assert_eq!(read.len(), 2);
-        assert_eq!(noted("\n-- Edition 2 of these functions.\nBEGIN END"), None);
+        assert_eq!(noted("\n-- Edition 3 of these functions.\nBEGIN END"), None);
         assert_eq!(
             sql(&columns),
             "coalesce(n.\"line\nbreak \"\"x\"\"\", NULL::pg_catalog.text), array_eq(ARRAY[n.\"b\"], NULL::shop._e)"
