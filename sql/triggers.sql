@@ -7,6 +7,7 @@
 --   touch    a row that was touched is judged anew, though its count is what it was
 --   changes  rules listen to what this event does to rows; paired: to rows as they were and as they are
 --   columns  an update is of interest only if it changes certain columns
+--   guarded  it uses columns, whose types are looked at
 --
 -- * No number is drawn from a sequence, no table is read but the statement's own rows, no counter row is locked.
 -- * Keys, condition and measure are computed in a block that writes nothing and cannot fail the writer: an error
@@ -14,6 +15,8 @@
 -- * Our own tables are locked in that block as well, at once or not at all: the INSERT that follows finds its lock held, and
 --   never waits. What cannot be journalled leaves a marker, too; and if not even that can be written, another number in a
 --   sequence that nobody can lock (docs/sources-and-triggers.md). It is not drawn from, so lastval() is none of ours.
+-- * Nobody's code is run by a column that has another type than it had: "same" is refused before anything else of its statement
+--   is understood (src/journal/guard.rs). Nothing reads it, so PostgreSQL leaves it out, and it costs nothing.
 -- * A statement of one row, the usual one, is read into plain variables: arrays, aggregation and unnest() would cost as
 --   much again as all the rest (docs/performance.md).
 -- * The doorbell rings (NOTIFY) only if a daemon waits for it, that is, holds the lock exclusively. Test and
@@ -23,6 +26,7 @@
 CREATE OR REPLACE FUNCTION items_listen.watch_{id}_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 -- Edition {edition} of these functions.
+-- Columns: {note}                                                                                                     --? guarded
 #variable_conflict use_column
 DECLARE
     _key   text;                                                                                                       --? counts
@@ -40,6 +44,7 @@ DECLARE
     _patience text;
 BEGIN
     BEGIN
+        WITH same AS (SELECT {guard} FROM new_rows AS n)                                                               --? counts, guarded
         SELECT {key}, EXISTS (SELECT FROM new_rows OFFSET 1) INTO _key, _many                                          --? counts, not sum
         SELECT {key}, coalesce(r.measure, 0), EXISTS (SELECT FROM new_rows OFFSET 1) INTO _key, _sum, _many            --? sum
         FROM (SELECT {parts} AS key                                                                                    --? counts
@@ -47,6 +52,7 @@ BEGIN
               FROM new_rows WHERE {counted}) AS r LIMIT 1;                                                             --? counts
         IF _many THEN                                                                                                  --? counts
             _key := NULL;                                                                                              --? counts
+            WITH same AS (SELECT {guard} FROM new_rows AS n)                                                           --? counts, guarded
             SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                               --? counts, not sum
             SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                      --? sum
             FROM (SELECT {key} AS key, count(*) AS rows                                                                --? counts
@@ -56,6 +62,7 @@ BEGIN
                         FROM new_rows WHERE {counted}) AS r                                                            --? counts
                   GROUP BY 1) AS d;                                                                                    --? counts
         END IF;                                                                                                        --? counts
+        WITH same AS (SELECT {guard} FROM new_rows AS n)                                                               --? changes, guarded
         SELECT array_agg({key}), array_agg(NULL::json), array_agg(r.row) INTO _changed, _old, _new                     --? changes
         FROM (SELECT {parts} AS key, {row} AS row FROM new_rows WHERE {where}) AS r;                                   --? changes
         {lock}
@@ -70,6 +77,7 @@ $items_listen$;
 CREATE OR REPLACE FUNCTION items_listen.watch_{id}_delete() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 -- Edition {edition} of these functions.
+-- Columns: {note}                                                                                                     --? guarded
 #variable_conflict use_column
 DECLARE
     _key   text;                                                                                                       --? counts
@@ -87,6 +95,7 @@ DECLARE
     _patience text;
 BEGIN
     BEGIN
+        WITH same AS (SELECT {guard} FROM old_rows AS n)                                                               --? counts, guarded
         SELECT {key}, EXISTS (SELECT FROM old_rows OFFSET 1) INTO _key, _many                                          --? counts, not sum
         SELECT {key}, -coalesce(r.measure, 0), EXISTS (SELECT FROM old_rows OFFSET 1) INTO _key, _sum, _many           --? sum
         FROM (SELECT {parts} AS key                                                                                    --? counts
@@ -94,6 +103,7 @@ BEGIN
               FROM old_rows WHERE {counted}) AS r LIMIT 1;                                                             --? counts
         IF _many THEN                                                                                                  --? counts
             _key := NULL;                                                                                              --? counts
+            WITH same AS (SELECT {guard} FROM old_rows AS n)                                                           --? counts, guarded
             SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                               --? counts, not sum
             SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                      --? sum
             FROM (SELECT {key} AS key, -count(*) AS rows                                                               --? counts
@@ -103,6 +113,7 @@ BEGIN
                         FROM old_rows WHERE {counted}) AS r                                                            --? counts
                   GROUP BY 1) AS d;                                                                                    --? counts
         END IF;                                                                                                        --? counts
+        WITH same AS (SELECT {guard} FROM old_rows AS n)                                                               --? changes, guarded
         SELECT array_agg({key}), array_agg(r.row), array_agg(NULL::json) INTO _changed, _old, _new                     --? changes
         FROM (SELECT {parts} AS key, {row} AS row FROM old_rows WHERE {where}) AS r;                                   --? changes
         {lock}
@@ -117,6 +128,7 @@ $items_listen$;
 CREATE OR REPLACE FUNCTION items_listen.watch_{id}_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $items_listen$
 -- Edition {edition} of these functions.
+-- Columns: {note}                                                                                                     --? guarded
 #variable_conflict use_column
 DECLARE
     _key   text;                                                                                                       --? counts
@@ -137,6 +149,7 @@ DECLARE
     _patience text;
 BEGIN
     BEGIN
+        WITH same AS (SELECT {guard} FROM new_rows AS n)                                                               --? counts, guarded
         SELECT n.key, o.key, EXISTS (SELECT FROM new_rows OFFSET 1) INTO _key, _old_key, _many                         --? counts, not sum
         SELECT n.key, o.key, EXISTS (SELECT FROM new_rows OFFSET 1), coalesce(n.measure, 0), coalesce(o.measure, 0)    --? sum
         INTO _key, _old_key, _many, _sum, _old_sum                                                                     --? sum
@@ -155,6 +168,7 @@ BEGIN
         -- A row that moves to another key, or in or out of the condition, is one less here and one more there.        --? counts
         IF _many OR _key <> _old_key THEN                                                                              --? counts
             _key := NULL;                                                                                              --? counts
+            WITH same AS (SELECT {guard} FROM new_rows AS n)                                                           --? counts, guarded
             SELECT array_agg(d.key), array_agg(d.rows) INTO _keys, _rows                                               --? counts, not sum
             SELECT array_agg(d.key), array_agg(d.rows), array_agg(d.sum) INTO _keys, _rows, _sums                      --? sum
             FROM (SELECT {key} AS key, sum(r.n) AS rows                                                                --? counts
@@ -181,6 +195,7 @@ BEGIN
             IF _sum = 0 THEN _key := NULL; END IF;                                                                     --? sum, not touch
         END IF;                                                                                                        --? counts
         -- One that comes under the condition is an insert, one that leaves it a delete.                               --? changes
+        WITH same AS (SELECT {guard} FROM new_rows AS n)                                                               --? changes, guarded
         SELECT array_agg({key}), array_agg(r.what), array_agg(r.old), array_agg(r.new)                                 --? changes
         INTO _changed, _what, _old, _new                                                                               --? changes
         FROM (SELECT coalesce(n.key, o.key) AS key, o.row AS old, n.row AS new,                                        --? changes

@@ -11,6 +11,7 @@
 
 mod ask;
 mod audience;
+mod changed;
 mod choose;
 mod columns;
 pub mod decide;
@@ -58,6 +59,10 @@ pub struct Engine {
     served: HashMap<i32, Served>,
     /// What watches read of their own tables; `None` while it is not known for the watches that are served now.
     facts: Option<BTreeMap<i32, Facts>>,
+    /// What they read before, of those whose table was changed since.
+    facts_before: HashMap<i32, Facts>,
+    /// Asks whether a table was changed.
+    changed: Option<Statement>,
     /// The deleting statement, for each set of watches whose tables it reads.
     folds: HashMap<Vec<i32>, Statement>,
     changes: Statement,
@@ -101,6 +106,8 @@ impl Engine {
         let writer = Writer::prepare(&client, schema, instance, dispatch).await?;
         Ok(Engine {
             facts: None,
+            facts_before: HashMap::new(),
+            changed: None,
             folds: HashMap::new(),
             changes: client.prepare(&schema.sql(include_str!("../sql/changes.sql"))).await?,
             writer,
@@ -127,6 +134,7 @@ impl Engine {
 
     /// Serves a watch from now on, or its new generation; the next fold looks at everything.
     pub fn serve(&mut self, served: Served) {
+        self.facts_before.remove(&served.id);
         self.served.insert(served.id, served);
         (self.facts, self.folds) = (None, HashMap::new());
         self.forget_snapshot();

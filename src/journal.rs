@@ -8,8 +8,10 @@
 
 pub mod columns;
 pub mod definition;
+mod expressions;
 pub mod fold;
 pub mod functions;
+pub mod guard;
 pub mod install;
 pub mod locking;
 pub mod reads;

@@ -4,6 +4,8 @@ use crate::config::Config;
 use crate::db::migrate::{self, InstallLock};
 use crate::db::session::Purpose;
 use crate::error::Error;
+use crate::journal::definition::Definition;
+use crate::journal::guard;
 use crate::journal::roles::Roles;
 use crate::journal::{install, retire, script};
 
@@ -69,6 +71,9 @@ pub(super) async fn run(config: &Config, args: &Install) -> Result<u8, Error> {
             Ok(_) => {
                 install::record_error(&client, &schema, watch, None).await?;
                 super::print(&format!("{}: in place", watch.name));
+                for strange in trusted(&client, &schema, watch).await? {
+                    super::print(&format!("{}: {}", watch.name, super::plain(&strange)));
+                }
             }
             Err(error) if error.exit_code() == 69 => return Err(error),
             Err(error) => {
@@ -84,6 +89,17 @@ pub(super) async fn run(config: &Config, args: &Install) -> Result<u8, Error> {
     }
     lock.release(&client).await;
     Ok(u8::from(failed > 0))
+}
+
+/// What is trusted from now on, since a person has installed it.
+async fn trusted(
+    client: &tokio_postgres::Client,
+    schema: &crate::db::schema::Schema,
+    watch: &crate::watch::Watch,
+) -> Result<Vec<String>, Error> {
+    let Some(definition) = Definition::of(client, schema, watch).await? else { return Ok(Vec::new()) };
+    let strange = guard::strange(&definition.guarded).into_iter();
+    Ok(strange.map(|strange| format!("{strange} as our roles: it is trusted from now on (items-listen check)")).collect())
 }
 
 /// A person waits longer than a daemon: about a minute for a table that is in use.

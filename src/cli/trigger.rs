@@ -188,8 +188,8 @@ async fn resolve_key(config: &Config, watch: &Watch) -> Result<(), Error> {
             watch.name
         )));
     }
-    let (client, _, _) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
-    crate::journal::definition::Definition::of(&client, watch).await.map(drop)
+    let (client, _, schema) = super::connect(config, Purpose::Install).await.map_err(unavailable)?;
+    crate::journal::definition::Definition::of_installed(&client, &schema, watch).await.map(drop)
 }
 
 /// What is triggered.

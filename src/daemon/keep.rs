@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Daemon;
+use crate::config::Install;
 use crate::db::holder::Holder;
 use crate::db::locks::Lock;
 use crate::db::migrate::InstallLock;
@@ -297,6 +298,10 @@ impl Keeper {
         }
         if kind == Kind::Recount {
             metrics::recounted(&self.name(id), false);
+            // It may be that the triggers were made for another type of a column, and are to be made anew.
+            if matches!(error, Error::Failed(_)) && self.daemon.database.install == Install::Auto {
+                self.wanting.insert(id);
+            }
         }
         let error = error.to_string();
         self.degrade(id, &error);
@@ -318,5 +323,5 @@ pub(super) async fn ensure(daemon: &Daemon, watch: &Watch) -> Result<Installed, 
     let mut client = daemon.connector.session(Purpose::Install).await?;
     // The lock ends with the session.
     InstallLock::take(&client, &daemon.schema).await?;
-    install::ensure(&mut client, &daemon.schema, watch, false).await
+    install::ensure_by_itself(&mut client, &daemon.schema, watch, &HashSet::new()).await
 }

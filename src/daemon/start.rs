@@ -133,7 +133,7 @@ async fn ensure(
     in_place: &HashSet<i32>,
 ) -> Result<install::Installed, Error> {
     let mut client = locked(daemon, session).await?;
-    let installed = install::ensure_but(&mut client, &daemon.schema, watch, false, in_place).await?;
+    let installed = install::ensure_by_itself(&mut client, &daemon.schema, watch, in_place).await?;
     *session = Some(client);
     Ok(installed)
 }
@@ -152,7 +152,7 @@ async fn installed(daemon: &Daemon, session: &mut Option<Client>, watch: &Watch)
 async fn found(client: &mut Client, daemon: &Daemon, watch: &Watch) -> Result<install::Installed, Error> {
     let missing = || Error::Failed(format!("the watch {} is not installed as configured; run items-listen install", watch.name));
     let (found, text) = install::find(client, &daemon.schema, &watch.name).await?.ok_or_else(missing)?;
-    let definition = crate::journal::definition::Definition::of(client, watch).await?;
+    let definition = crate::journal::definition::Definition::of_installed(client, &daemon.schema, watch).await?;
     if install::text(watch, definition.as_ref()) != text {
         return Err(missing());
     }

@@ -24,7 +24,7 @@ impl Engine {
             let mut facts = BTreeMap::new();
             for served in self.served.values() {
                 if let Some(of) = Facts::of(&self.client, &self.schema, served).await? {
-                    facts.insert(served.id, of);
+                    facts.insert(served.id, self.trusted(served.id, of).await?);
                 }
             }
             self.facts = Some(facts);
@@ -39,7 +39,8 @@ impl Engine {
         Ok(Some((read, waiting.into_iter().collect())))
     }
 
-    /// Locks the tables that are to be read, without waiting: whoever holds one against readers holds up its watch alone.
+    /// Locks the tables that are to be read, without waiting: whoever holds one against readers holds up its watch alone. So
+    /// does whoever put something else into its place: a view would run its owner's functions as us.
     async fn locked_out(&mut self, waiting: &BTreeSet<i32>) -> Result<Vec<i32>, Error> {
         let facts = self.facts.iter().flatten().filter(|(id, _)| !waiting.contains(id));
         let tables: Vec<(i32, String)> = facts.map(|(id, facts)| (*id, facts.relation.clone())).collect();
@@ -48,8 +49,12 @@ impl Engine {
         }
         let lock = |tables: &str| format!("SAVEPOINT facts; LOCK TABLE {tables} IN ACCESS SHARE MODE NOWAIT; RELEASE facts");
         let all: Vec<&str> = tables.iter().map(|(_, relation)| relation.as_str()).collect();
-        if self.client.batch_execute(&lock(&all.join(", "))).await.is_ok() {
-            return Ok(Vec::new());
+        let changed = self.changed().await?;
+        // Sent together: that they are locked is awaited before they are looked at, but by the server.
+        let lock_all = lock(&all.join(", "));
+        let (locked, others) = tokio::join!(biased; self.client.batch_execute(&lock_all), changed.ask(&self.client));
+        if locked.is_ok() {
+            return Ok(self.refuse_changed(others?, waiting));
         }
         self.client.batch_execute("ROLLBACK TO facts").await?;
         let mut out = Vec::new();
@@ -62,6 +67,8 @@ impl Engine {
                 out.push(id);
             }
         }
+        let others = changed.ask(&self.client).await?;
+        out.extend(self.refuse_changed(others, waiting));
         Ok(out)
     }
 

@@ -28,6 +28,18 @@ pub(super) struct Facts {
     pub(super) relation: String,
     /// One row `(threshold, row)`, or none, of the key in `r`.
     branch: String,
+    /// The table that it was understood for, by its number in the catalog.
+    pub(super) oid: Option<u32>,
+    /// The columns that it reads, and their types.
+    pub(super) columns: Vec<(String, u32)>,
+}
+
+/// A column of the table that is read.
+struct Has {
+    name: String,
+    type_oid: u32,
+    /// Its values are words that a type lists.
+    is_enum: bool,
 }
 
 impl Facts {
@@ -57,14 +69,15 @@ impl Facts {
                    WHERE t.typtype <> 'd' ORDER BY k.ord";
         let rows = client.query(sql, &[&types, &watch.key(), &relation.quoted()]).await?;
         let key: Vec<(String, bool)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
+        let sql = "SELECT a.attname::text, a.atttypid, t.typtype = 'e', a.attrelid FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                   WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
         let rows = client.query(sql, &[&relation.quoted()]).await?;
-        let has: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        Ok(Facts::build(id, watch, &key, &has))
+        let has: Vec<Has> = rows.iter().map(|row| Has { name: row.get(0), type_oid: row.get(1), is_enum: row.get(2) }).collect();
+        Ok(Facts::build(id, watch, &key, rows.first().map(|row| row.get(3)), &has))
     }
 
     /// From the type of each column of the key, and whether it is never NULL; and the columns that the table has.
-    fn build(id: i32, watch: &Watch, types: &[(String, bool)], has: &[String]) -> Option<Facts> {
+    fn build(id: i32, watch: &Watch, types: &[(String, bool)], oid: Option<u32>, has: &[Has]) -> Option<Facts> {
         let relation = watch.source.relation()?.quoted();
         let key = watch.key();
         let mut matching = Vec::with_capacity(key.len());
@@ -86,13 +99,13 @@ impl Facts {
         // What the table has not, the lookup finds; and what it asks with is the row's.
         let mut told = watch.row_columns();
         told.extend(watch.lookup.iter().flat_map(|lookup| lookup.parameters.iter().cloned()));
-        told.retain(|name| has.contains(name) || watch.lookup.is_none());
+        told.retain(|name| has.iter().any(|has| has.name == *name) || watch.lookup.is_none());
         told.sort_unstable();
         told.dedup();
         let row = if told.is_empty() {
             "NULL::text".to_owned()
         } else {
-            let pairs: Vec<String> = told.iter().map(|name| format!("{}, {ROW}.{}", literal(name), quote(name))).collect();
+            let pairs: Vec<String> = told.iter().map(|name| format!("{}, {}", literal(name), told_value(name, has))).collect();
             // Not jsonb, into which not every json can be turned.
             format!("json_build_object({})::text", pairs.join(", "))
         };
@@ -100,7 +113,23 @@ impl Facts {
             "(SELECT {threshold}, {row} FROM {relation} AS {ROW} WHERE r.watch = {id} AND r.rows <> 0 AND {} LIMIT 1)",
             matching.join(" AND ")
         );
-        Some(Facts { relation, branch })
+        let reads = |name: &String| {
+            told.contains(name)
+                || watch.key().contains(name)
+                || watch.threshold_column.as_ref().is_some_and(|column| column == name)
+        };
+        let columns = has.iter().filter(|has| reads(&has.name)).map(|has| (has.name.clone(), has.type_oid)).collect();
+        Some(Facts { relation, branch, oid, columns })
+    }
+}
+
+/// A column's value as it is told. A word of an enumerated type is told as PostgreSQL writes it: as JSON it would be what a
+/// cast of the type's owner makes of it, which would run as us.
+fn told_value(name: &str, has: &[Has]) -> String {
+    let column = format!("{ROW}.{}", quote(name));
+    match has.iter().any(|has| has.name == *name && has.is_enum) {
+        true => format!("CASE WHEN {column} IS NOT NULL THEN concat({column}) END"),
+        false => column,
     }
 }
 
@@ -198,7 +227,7 @@ pub async fn of_key(
     key: &Key,
 ) -> Result<(Option<i64>, Option<serde_json::Value>), Error> {
     let served = Served::new(0, 0, std::sync::Arc::clone(watch));
-    let facts = match crate::journal::definition::Definition::of(client, watch).await? {
+    let facts = match crate::journal::definition::Definition::of_installed(client, schema, watch).await? {
         Some(definition) if needs_table(watch) => Facts::find(client, 0, watch, &definition.types).await?,
         _ => None,
     };
@@ -210,7 +239,18 @@ pub async fn of_key(
         lateral_rows(facts.iter()),
         lateral_thresholds(schema, std::iter::once(&served)),
     );
-    let row = client.query_one(sql.as_str(), &[&key.text]).await?;
+    client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    let asked = async {
+        if let Some(facts) = &facts {
+            super::changed::hold(client, schema, facts).await?;
+        }
+        Ok::<_, Error>(client.query_one(sql.as_str(), &[&key.text]).await?)
+    };
+    let asked = asked.await;
+    // Nothing was written; what is lost with the session says so itself.
+    let ended = client.batch_execute("ROLLBACK").await;
+    let row = asked?;
+    ended?;
     let facts = row.get::<_, Option<&str>>(1).and_then(|row| crate::json::object(row).ok());
     let threshold = match (watch.threshold_column.is_some() && row.get::<_, bool>(4), row.get::<_, bool>(3)) {
         (true, _) => row.get(0),

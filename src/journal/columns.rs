@@ -178,7 +178,7 @@ pub async fn stands_alone(client: &Client, expression: &str, from: &str) -> Resu
     for sql in [format!("SELECT (\n{expression}\n) FROM {from}"), format!("SELECT ARRAY[\n{expression}\n] FROM {from}")] {
         match client.prepare(&sql).await {
             // Understood, but not allowed, as under row level security: that is said by whoever reads the rows.
-            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {}
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(()),
             prepared => drop(prepared?),
         }
     }
@@ -190,8 +190,8 @@ pub async fn stands_alone(client: &Client, expression: &str, from: &str) -> Resu
 /// # Errors
 /// What PostgreSQL says about it.
 pub async fn type_of(client: &Client, expression: &str, from: &str) -> Result<String, Error> {
-    stands_alone(client, expression, from).await?;
     let statement = client.prepare(&format!("SELECT (\n{expression}\n) FROM {from}")).await?;
+    stands_alone(client, expression, from).await?;
     let oid = statement.columns().first().map_or(0, |column| column.type_().oid());
     Ok(named(client, vec![(String::new(), oid)]).await?.pop().map(|column| column.type_name).unwrap_or_default())
 }

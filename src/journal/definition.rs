@@ -3,7 +3,10 @@
 use tokio_postgres::Client;
 
 use super::columns::{self, Column, Measured};
+use super::expressions::Understanding;
+use super::guard::{self, Kinds, Typed};
 use crate::db::quote;
+use crate::db::schema::Schema;
 use crate::error::Error;
 use crate::event::rule::Change;
 use crate::watch::{Measure, Relation, Source, Watch};
@@ -33,6 +36,8 @@ pub struct Definition {
     pub changes: Option<Changes>,
     /// The types of the key's columns: another type may give another text, and so is another generation.
     pub types: Vec<u32>,
+    /// The columns that its triggers use, and of which kind they are.
+    pub guarded: Vec<Typed>,
     /// The key's columns as a recount groups by them, byte by byte, and their names.
     pub grouping: Vec<(String, String)>,
 }
@@ -83,27 +88,41 @@ const TOLD_COLUMNS_MAX: usize = 50;
 
 impl Definition {
     /// Looks the table of a watch up and builds the SQL; `None` where its source is no table. A key that is the primary
-    /// key is looked up, too.
+    /// key is looked up, too. For somebody who trusts the table as it is: see [`Definition::of_installed`].
     ///
     /// # Errors
     /// A table or column that does not exist, or whose type cannot be what it is to be: each with what to do.
-    pub async fn of(client: &Client, watch: &Watch) -> Result<Option<Definition>, Error> {
+    pub async fn of(client: &Client, schema: &Schema, watch: &Watch) -> Result<Option<Definition>, Error> {
+        Definition::found(client, schema, watch, None).await
+    }
+
+    /// The same for a program that decides by itself: what it has not installed it trusts as it is, but of an installed watch
+    /// no column whose type was changed since to one that could run its owner's code as our roles.
+    ///
+    /// # Errors
+    /// As [`Definition::of`]; and such a column.
+    pub async fn of_installed(client: &Client, schema: &Schema, watch: &Watch) -> Result<Option<Definition>, Error> {
+        let known = guard::installed(client, schema, &watch.name).await?;
+        Definition::found(client, schema, watch, known.as_ref()).await
+    }
+
+    async fn found(client: &Client, schema: &Schema, watch: &Watch, known: Option<&Kinds>) -> Result<Option<Definition>, Error> {
         let Source::Table { relation, condition } = &watch.source else { return Ok(None) };
         let oid = find(client, relation).await?;
         let table = columns::of_table(client, oid).await?;
         let primary = columns::primary_key(client, oid).await?;
         set_key(watch, relation, &primary)?;
-        let (parts, types) = key_parts(&table, relation, watch.key())?;
+        // A type that is refused for whose it is cannot be a key either, and the former says more.
+        let key = key_parts(&table, relation, watch.key());
         if watch.measure.is_value() {
             require_unique(client, oid, relation, watch.key()).await?;
         }
         check_columns(watch, relation, &table)?;
+        let changes = changes(watch, relation, &table, &primary)?;
+        let understanding = Understanding { client, schema, relation, oid, table: &table, known };
+        let (guarded, measure) = understanding.of(watch, &primary, changes.as_ref()).await?;
+        let (parts, types) = key?;
         let quoted = relation.quoted();
-        if let Some(condition) = condition {
-            let said = columns::stands_alone(client, condition, &quoted).await;
-            said.map_err(|error| Error::about("where", error))?;
-        }
-        let measure = measure(client, &quoted, &watch.measure).await?;
         let touch = watch.counts() && (watch.threshold_column.is_some() || (watch.has_row() && !watch.row_columns().is_empty()));
         // On lines of its own, so that a comment at the end of the condition ends there.
         let condition = condition.as_ref().map_or_else(|| "true".to_owned(), |condition| format!("(\n{condition}\n)"));
@@ -118,13 +137,14 @@ impl Definition {
             parts,
             counts: watch.counts(),
             update: conditional || !watch.key().is_empty() || measure.is_some(),
-            changes: changes(watch, relation, &table, &primary)?,
+            changes,
             relation: quoted,
             condition,
             counted,
             measure,
             touch,
             types,
+            guarded,
             grouping: columns::grouping(&table, watch.key()),
         }))
     }
@@ -179,67 +199,6 @@ impl Definition {
     pub fn events(&self) -> Vec<String> {
         let needed = |event: &str| self.tells(event) || (self.counts && (event != "update" || self.update));
         ["insert", "delete", "update", "truncate"].into_iter().filter(|event| needed(event)).map(str::to_owned).collect()
-    }
-
-    /// Proves that condition and measure are immutable, by using them in an index on an empty copy that is rolled back:
-    /// `expires_at < now()` would drift for ever, since no statement runs when it turns.
-    ///
-    /// # Errors
-    /// What PostgreSQL says about it.
-    pub async fn prove_immutable(&self, client: &mut Client) -> Result<(), Error> {
-        if self.is_conditional() {
-            self.prove(client, "where", &format!("((1)) WHERE {}", self.condition)).await?;
-        }
-        if let Some(measure) = &self.measure {
-            self.prove(client, "sum or value", &format!("((\n{}\n))", measure.expression)).await?;
-        }
-        Ok(())
-    }
-
-    /// Twice, under settings that a writer's session may have: a date or a time that is written in another way there would
-    /// be another one, and the counts would drift.
-    async fn prove(&self, client: &mut Client, what: &str, index: &str) -> Result<(), Error> {
-        let here = self.understood(client, what, index, "'ISO, MDY'", "'<-12>+12'").await?;
-        let there = self.understood(client, what, index, "'ISO, DMY'", "'<+14>-14'").await?;
-        if here == there {
-            return Ok(());
-        }
-        Err(Error::Failed(format!(
-            "{what}: a date or time in it means something else in sessions with another DateStyle or TimeZone, and a trigger runs in the \
-             writer's; write dates as '2026-11-21', times with their zone as '2026-11-21 12:00Z', and neither now nor today"
-        )))
-    }
-
-    /// The expression as PostgreSQL understood it.
-    async fn understood(&self, client: &mut Client, what: &str, index: &str, dates: &str, zone: &str) -> Result<String, Error> {
-        let transaction = client.transaction().await?;
-        transaction
-            .batch_execute(&format!(
-                "SET LOCAL DateStyle = {dates}; SET LOCAL TimeZone = {zone};
-                 CREATE TEMP TABLE items_listen_proof (LIKE {}) ON COMMIT DROP",
-                self.relation
-            ))
-            .await?;
-        let proven = async {
-            transaction.batch_execute(&format!("CREATE INDEX ON pg_temp.items_listen_proof {index}")).await?;
-            transaction.batch_execute("SET LOCAL DateStyle = 'ISO, MDY'; SET LOCAL TimeZone = 'UTC'").await?;
-            let shown =
-                "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'pg_temp.items_listen_proof'::regclass";
-            transaction.query_one(shown, &[]).await
-        };
-        let proven = proven.await;
-        transaction.rollback().await?;
-        proven.map(|row| row.get(0)).map_err(|error| {
-            let said = Error::from(error);
-            if said.is_locked() {
-                return Error::about(what, said);
-            }
-            Error::Failed(format!(
-                "{what}: {said}; an expression may use the row's own columns and immutable functions only (with their schema, \
-                 unless they are PostgreSQL's own), since nothing tells us when now() makes it another; for anything else there \
-                 is query = \"SELECT …\""
-            ))
-        })
     }
 }
 
@@ -363,14 +322,6 @@ async fn require_unique(client: &Client, oid: u32, relation: &Relation, key: &[S
     )))
 }
 
-/// What is summed up of one row.
-async fn measure(client: &Client, relation: &str, measure: &Measure) -> Result<Option<Measured>, Error> {
-    let Some(expression) = measure.expression() else { return Ok(None) };
-    let word = measure.word();
-    let kind = columns::type_of(client, expression, relation).await.map_err(|error| Error::about(word, error))?;
-    Measured::of(expression, &kind).map(Some).map_err(|what| Error::Failed(format!("{word}: {what}")))
-}
-
 /// What is told of changes.
 fn changes(watch: &Watch, relation: &Relation, table: &[Column], primary: &[String]) -> Result<Option<Changes>, Error> {
     let rules = || watch.rules.iter().filter(|rule| rule.on.changes());
@@ -403,7 +354,7 @@ fn changes(watch: &Watch, relation: &Relation, table: &[Column], primary: &[Stri
 
 /// The columns of a row that are told of its change: those that are named, and what a lookup asks with. What the table
 /// has not, the lookup finds.
-fn columns_told(watch: &Watch, table: &[Column]) -> Vec<String> {
+pub(super) fn columns_told(watch: &Watch, table: &[Column]) -> Vec<String> {
     let mut told = watch.change_columns();
     if let Some(lookup) = &watch.lookup {
         told.extend(lookup.parameters.iter().cloned());

@@ -37,18 +37,31 @@ pub struct Installed {
 /// A table or column that does not exist, a condition that is not immutable, a missing privilege, or a
 /// lock that was not to be had: each with what to do.
 pub async fn ensure(client: &mut Client, schema: &Schema, watch: &Watch, baseline: bool) -> Result<Installed, Error> {
-    ensure_but(client, schema, watch, baseline, &HashSet::new()).await
+    let definition = Definition::of(client, schema, watch).await?;
+    put_in_place(client, schema, watch, definition, baseline, &HashSet::new()).await
 }
 
-/// The same, but for looking at the triggers of watches (by id) of which it is known that they are in place, unless their
-/// definition is another.
+/// The same for a daemon, by itself: it trusts no column's type that could run other people's code where the triggers were
+/// made for another. It does not look at the triggers of watches (by id) of which it is known that they are in place, unless
+/// their definition is another.
 ///
 /// # Errors
-/// As [`ensure`].
-pub async fn ensure_but(
+/// As [`ensure`]; and such a column.
+pub async fn ensure_by_itself(
     client: &mut Client,
     schema: &Schema,
     watch: &Watch,
+    in_place: &HashSet<i32>,
+) -> Result<Installed, Error> {
+    let definition = Definition::of_installed(client, schema, watch).await?;
+    put_in_place(client, schema, watch, definition, false, in_place).await
+}
+
+async fn put_in_place(
+    client: &mut Client,
+    schema: &Schema,
+    watch: &Watch,
+    definition: Option<Definition>,
     baseline: bool,
     in_place: &HashSet<i32>,
 ) -> Result<Installed, Error> {
@@ -56,7 +69,6 @@ pub async fn ensure_but(
     if let Some(relation) = watch.source.relation().filter(|relation| relation.schema == schema.name()) {
         return Err(Error::Failed(format!("{relation} is one of our own tables, which cannot be watched")));
     }
-    let definition = Definition::of(client, watch).await?;
     if let Source::Query { sql, .. } = &watch.source {
         sweep::Sweep::of(client, schema, watch, sql).await?;
     }
@@ -73,7 +85,7 @@ pub async fn ensure_but(
         }
         known => {
             if let Some(definition) = &definition {
-                definition.prove_immutable(client).await?;
+                definition.prove_immutable(client, schema).await?;
             }
             let before = known.map(|(installed, _)| installed.id);
             new_generation(client, schema, watch, definition.as_ref(), &text, before).await?

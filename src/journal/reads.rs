@@ -8,7 +8,9 @@
 use tokio_postgres::{Client, Row};
 
 use super::definition::Definition;
+use super::guard;
 use crate::db::quote;
+use crate::db::schema::Schema;
 use crate::error::Error;
 use crate::source::sweep::USER_PATH;
 
@@ -131,15 +133,15 @@ fn called(row: &Row) -> Called {
 ///
 /// # Errors
 /// The expressions are not right, or this role may not make a temporary table.
-pub async fn of_definition(client: &Client, definition: &Definition) -> Result<Vec<Called>, Error> {
+pub async fn of_definition(client: &Client, schema: &Schema, definition: &Definition) -> Result<Vec<Called>, Error> {
     if !definition.is_conditional() && definition.measure.is_none() {
         return Ok(Vec::new());
     }
     let measure = definition.measure.as_ref().map_or("1", |measure| measure.expression.as_str());
+    let copy = format!("BEGIN; CREATE TEMP TABLE items_listen_calls (LIKE {}) ON COMMIT DROP", definition.relation);
     let make = format!(
-        "BEGIN; CREATE TEMP TABLE items_listen_calls (LIKE {}) ON COMMIT DROP;
-         CREATE INDEX items_listen_calls_index ON pg_temp.items_listen_calls ((\n{measure}\n)) WHERE {}",
-        definition.relation, definition.condition
+        "CREATE INDEX items_listen_calls_index ON pg_temp.items_listen_calls ((\n{measure}\n)) WHERE {}",
+        definition.condition
     );
     let sql = format!(
         "WITH used AS MATERIALIZED (
@@ -147,8 +149,10 @@ pub async fn of_definition(client: &Client, definition: &Definition) -> Result<V
              WHERE d.classid = 'pg_class'::regclass AND d.objid = 'pg_temp.items_listen_calls_index'::regclass){CALLED}"
     );
     let called_there = async {
+        client.batch_execute(&copy).await?;
+        guard::refuse_copy(client, schema, "pg_temp.items_listen_calls", &definition.guarded).await?;
         client.batch_execute(&make).await?;
-        client.query(sql.as_str(), &[]).await
+        Ok::<_, Error>(client.query(sql.as_str(), &[]).await?)
     };
     let rows = called_there.await;
     client.batch_execute("ROLLBACK").await?;

@@ -13,7 +13,8 @@ use tokio_postgres::Client;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::definition::Definition;
-use super::trigger;
+use super::install::Installed;
+use super::{guard, trigger};
 use crate::chaos::point;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
@@ -49,7 +50,9 @@ pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Resul
     let Some((installed, text)) = super::install::find(&client, schema, &watch.name).await? else {
         return Err(Error::Failed(format!("the watch {} is not installed; run items-listen install", watch.name)));
     };
-    let Some(definition) = Definition::of(&client, watch).await? else { return Ok(Outcome::Done { corrected: 0 }) };
+    let Some(definition) = Definition::of_installed(&client, schema, watch).await? else {
+        return Ok(Outcome::Done { corrected: 0 });
+    };
     if definition.text() != text {
         return Ok(Outcome::Uncovered);
     }
@@ -60,12 +63,19 @@ pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Resul
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
     let guarded = Guarded::new(connector, &definition.relation, pid);
     // The session ends with this function, and with it the lock.
-    let outcome = correct(&client, schema, installed.id, installed.generation, &definition).await;
+    let outcome = correct(&client, schema, &watch.name, &installed, &definition).await;
     guarded.end();
     outcome
 }
 
-async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, definition: &Definition) -> Result<Outcome, Error> {
+async fn correct(
+    client: &Client,
+    schema: &Schema,
+    watch: &str,
+    installed: &Installed,
+    definition: &Definition,
+) -> Result<Outcome, Error> {
+    let Installed { id, generation } = *installed;
     client
         .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE {} IN ACCESS SHARE MODE", definition.relation))
         .await?;
@@ -79,6 +89,7 @@ async fn correct(client: &Client, schema: &Schema, id: i32, generation: i32, def
         client.batch_execute("ROLLBACK").await?;
         return Ok(Outcome::Uncovered);
     }
+    guard::refuse_changed(client, schema, watch, &definition.relation).await?;
     point!("recount.begun");
     // Where nothing is counted there is nothing to correct: a marker only tells of a statement whose changes are not known.
     let corrected = if definition.counts {
@@ -129,7 +140,8 @@ pub enum Compared {
 pub async fn compare(
     connector: &Connector,
     schema: &Schema,
-    installed: &super::install::Installed,
+    watch: &str,
+    installed: &Installed,
     definition: &Definition,
 ) -> Result<Compared, Error> {
     if !definition.counts {
@@ -138,7 +150,7 @@ pub async fn compare(
     let client = connector.session(Purpose::Recount).await?;
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
     let guarded = Guarded::new(connector, &definition.relation, pid);
-    let compared = look(&client, schema, installed, definition).await;
+    let compared = look(&client, schema, watch, installed, definition).await;
     guarded.end();
     match compared {
         Err(error) if error.sqlstate() == Some("57014") => {
@@ -154,13 +166,15 @@ pub async fn compare(
 async fn look(
     client: &Client,
     schema: &Schema,
-    installed: &super::install::Installed,
+    watch: &str,
+    installed: &Installed,
     definition: &Definition,
 ) -> Result<Compared, Error> {
     // TRUNCATE is not MVCC-safe: the lock comes before the snapshot.
     let begin =
         format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE", definition.relation);
     client.batch_execute(&begin).await?;
+    guard::refuse_changed(client, schema, watch, &definition.relation).await?;
     let due = schema.sql(
         "SELECT (SELECT min(reason) FROM items_listen.marker WHERE watch = $1),
                 EXISTS (SELECT FROM items_listen.watch WHERE id = $1 AND generation = $2)",

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::definition::Definition;
+use super::guard;
 use super::reads::{self, Called, Touched};
 use crate::db::rights::{APPLICATION_INBOX, APPLICATION_THRESHOLDS, DAEMON, Right, grants};
 use crate::db::schema::Schema;
@@ -178,7 +179,7 @@ impl Roles {
             quote(&database)
         );
         for watch in watches {
-            let lines = self.of_watch(client, watch).await?;
+            let lines = self.of_watch(client, schema, watch).await?;
             if !lines.is_empty() {
                 let _ok = write!(sql, "-- Watch {}.\n{}", plain(&watch.name), lines.concat());
             }
@@ -214,12 +215,12 @@ impl Roles {
         )
     }
 
-    async fn of_watch(&self, client: &Client, watch: &Watch) -> Result<Vec<String>, Error> {
+    async fn of_watch(&self, client: &Client, schema: &Schema, watch: &Watch) -> Result<Vec<String>, Error> {
         let mut lines = Vec::new();
         match &watch.source {
             Source::Table { .. } => {
-                if let Some(definition) = Definition::of(client, watch).await? {
-                    lines.extend(self.of_table(client, &definition).await?);
+                if let Some(definition) = Definition::of(client, schema, watch).await? {
+                    lines.extend(self.of_table(client, schema, &definition).await?);
                 }
             }
             Source::Query { sql, .. } => lines.extend(self.of_question(client, "query", sql).await),
@@ -231,7 +232,7 @@ impl Roles {
         Ok(lines)
     }
 
-    async fn of_table(&self, client: &Client, definition: &Definition) -> Result<Vec<String>, Error> {
+    async fn of_table(&self, client: &Client, schema: &Schema, definition: &Definition) -> Result<Vec<String>, Error> {
         let daemon = quote(&self.daemon);
         let sql = "SELECT CASE WHEN NOT has_schema_privilege('public', n.oid, 'USAGE') THEN n.nspname::text END, c.relrowsecurity
                    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)";
@@ -242,10 +243,19 @@ impl Roles {
         }
         // SELECT on some columns would not do: LOCK TABLE … IN ACCESS SHARE MODE asks for it on the table.
         lines.push(format!("GRANT SELECT ON {} TO {daemon};\n", definition.relation));
-        match reads::of_definition(client, definition).await {
+        match reads::of_definition(client, schema, definition).await {
             Ok(calls) => lines.extend(calls.iter().flat_map(|called| self.of_call(called))),
             Err(error) => lines.push(unknown("its where, sum or value calls", "EXECUTE", &error)),
         }
+        let strange = guard::strange(&definition.guarded).into_iter();
+        lines.extend(strange.map(|strange| {
+            format!(
+                "-- {}, as {} and {}: whose it is, is a matter of trust.\n",
+                plain(&strange),
+                plain(&self.owner),
+                plain(&self.daemon)
+            )
+        }));
         if row.get(1) {
             lines.push(self.of_row_security(&definition.relation));
         }

@@ -100,7 +100,7 @@ async fn one(
     script: &mut String,
     roles: Option<&Roles>,
 ) -> Result<(), Error> {
-    let definition = Definition::of(client, watch).await?;
+    let definition = Definition::of(client, schema, watch).await?;
     let relation = watch.source.relation().map(Relation::quoted);
     let text = install::text(watch, definition.as_ref());
     let same = found.as_ref().is_some_and(|(_, known)| *known == text);

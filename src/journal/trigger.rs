@@ -3,6 +3,7 @@
 //! Pure: text in, text out.
 
 use super::definition::{Changes, Definition};
+use super::guard;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::db::{literal, unused_tag};
@@ -19,7 +20,10 @@ pub const MEANING: &str = "7cf1272e8011";
 
 /// The edition of the template, which stands in each function: the same rows, otherwise made. Functions of a lower one are
 /// replaced where they are, without a lock on any table; those of a higher one are a newer program's, and stay.
-pub const EDITION: u32 = 3;
+pub const EDITION: u32 = 4;
+
+/// The first edition whose functions look at the types of the columns that they use, and note them.
+pub const EDITION_GUARDED: u32 = 4;
 
 /// A function of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +131,7 @@ fn chosen(text: &str, event: &str, definition: &Definition) -> String {
         "counts" => definition.counts,
         "sum" => definition.counts && definition.measure.is_some(),
         "touch" => definition.touch,
+        "guarded" => !definition.guarded.is_empty(),
         "changes" => told,
         "paired" => told && event == "update",
         "columns" => definition.changes.as_ref().is_some_and(|changes| changes.columns.is_some()),
@@ -169,7 +174,10 @@ fn fill(text: &str, event: &str, schema: &Schema, watch: i32, generation: i32, d
         .replace("{wanted}", &wanted.unwrap_or_default());
     let measure = definition.measure.as_ref().map(|measure| measure.sql(schema)).unwrap_or_default();
     let part = |pick: fn(&Changes) -> &str| changes.map(pick).unwrap_or_default();
+    let (guard, note) = (guard::sql(&definition.guarded), guard::note(&definition.guarded));
     let filling = [
+        ("{guard}", guard.as_str()),
+        ("{note}", &note),
         ("{identity}", part(|changes| &changes.identity)),
         ("{columns}", part(|changes| changes.columns.as_deref().unwrap_or("''"))),
         ("{row}", part(|changes| &changes.row)),
@@ -276,6 +284,7 @@ mod tests {
             update: true,
             changes: None,
             types: vec![23],
+            guarded: Vec::new(),
             grouping: vec![("\"tenant_id\"".into(), "\"tenant_id\"".into())],
         }
     }
@@ -302,7 +311,7 @@ mod tests {
 
     #[test]
     fn another_text_is_another_edition() {
-        let known = (3, "7013689a17b4");
+        let known = (4, "8421e79f8214");
         let now = crate::watch::short_hash(TEMPLATE);
         assert_eq!(
             (EDITION, now.as_str()),

@@ -4,6 +4,7 @@
 mod existing;
 mod needed;
 mod row_security;
+mod table_owner;
 mod too_much;
 
 use std::process::Stdio;

@@ -9,6 +9,7 @@ use crate::config::Install;
 use crate::db::quote;
 use crate::error::Error;
 use crate::journal::definition::Definition;
+use crate::journal::guard;
 use crate::journal::reads::{self, Called};
 use crate::watch::Source;
 
@@ -174,9 +175,43 @@ pub(super) async fn of_definition(
     definition: &Definition,
     findings: &mut Findings,
 ) -> Result<(), Error> {
-    let called = reads::of_definition(client, definition).await?;
+    let called = reads::of_definition(client, place.schema, definition).await?;
     of_owner(client, place, subject, &called, findings).await?;
-    of_calls(client, place, subject, "where, sum or value", &called, findings).await
+    of_calls(client, place, subject, "where, sum or value", &called, findings).await?;
+    of_types(client, place, subject, definition, findings).await
+}
+
+/// So is what the types of the columns call that its triggers and recounts use.
+async fn of_types(
+    client: &Client,
+    place: &Place<'_>,
+    subject: &str,
+    definition: &Definition,
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    let strange = guard::strange(&definition.guarded);
+    if strange.is_empty() {
+        return Ok(());
+    }
+    let (ours, as_superuser) = ours(client, place).await?;
+    let what = format!("what its columns' types call runs as {}: {}", ours.join(" and "), strange.join("; "));
+    if as_superuser {
+        let remedy = "a superuser's rights are not to be had like that: let the daemon be no superuser (items-listen install --print \
+                      --roles), give the column another type, or ALTER TYPE … OWNER TO one that you trust";
+        findings.warn(Id::ExpressionCode, subject, what, remedy);
+    } else {
+        let remedy = "whose types they are is a matter of trust; ALTER TYPE … OWNER TO one that you trust";
+        findings.info(Id::ExpressionCode, subject, what, Some(remedy.to_owned()));
+    }
+    Ok(())
+}
+
+/// As whom expressions run, and whether one of them is a superuser.
+async fn ours(client: &Client, place: &Place<'_>) -> Result<(Vec<String>, bool), Error> {
+    let sql = "SELECT r.rolname::text, r.rolsuper FROM pg_roles r
+               WHERE r.rolname = current_user OR r.oid = (SELECT nspowner FROM pg_namespace WHERE nspname = $1)";
+    let rows = client.query(sql, &[&place.schema.name()]).await?;
+    Ok((rows.iter().map(|row| row.get(0)).collect(), rows.iter().any(|row| row.get(1))))
 }
 
 /// What a writer's statement calls, the schema's owner must be able to call.
@@ -235,11 +270,7 @@ async fn of_calls(
     called: &[Called],
     findings: &mut Findings,
 ) -> Result<(), Error> {
-    let sql = "SELECT r.rolname::text, r.rolsuper FROM pg_roles r
-               WHERE r.rolname = current_user OR r.oid = (SELECT nspowner FROM pg_namespace WHERE nspname = $1)";
-    let rows = client.query(sql, &[&place.schema.name()]).await?;
-    let ours: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let as_superuser = rows.iter().any(|row| row.get(1));
+    let (ours, as_superuser) = ours(client, place).await?;
     let strange: Vec<String> = called
         .iter()
         .filter(|called| !called.by_superuser && !ours.contains(&called.owner))

@@ -138,7 +138,7 @@ impl One<'_, '_> {
         if rights.as_ref().is_some_and(|rights| !rights.readable) {
             return Ok(());
         }
-        let definition = match Definition::of(client, self.watch).await {
+        let definition = match Definition::of_installed(client, self.place.schema, self.watch).await {
             Ok(Some(definition)) => definition,
             Ok(None) => return Ok(()),
             Err(error) if error.is_about_the_server() || error.is_locked() => return Err(error),
@@ -148,7 +148,7 @@ impl One<'_, '_> {
             }
         };
         if self.temporary
-            && let Err(error) = definition.prove_immutable(client).await
+            && let Err(error) = definition.prove_immutable(client, self.place.schema).await
         {
             if error.is_locked() {
                 return Err(error);
@@ -320,7 +320,7 @@ impl One<'_, '_> {
             return Ok(());
         }
         let what = format!("counting {}", definition.relation);
-        let comparing = recount::compare(self.place.connector, self.place.schema, installed, definition);
+        let comparing = recount::compare(self.place.connector, self.place.schema, &self.watch.name, installed, definition);
         match told(&what, comparing).await? {
             Compared::Exact => self.findings.ok(Id::Drift, &self.subject, "its counts are exactly those of the table"),
             Compared::Unknown(why) => {
