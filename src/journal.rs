@@ -10,6 +10,7 @@ pub mod columns;
 pub mod definition;
 pub mod fold;
 pub mod functions;
+pub mod generation;
 pub mod install;
 pub mod locking;
 pub mod reads;

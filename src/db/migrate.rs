@@ -9,13 +9,14 @@ use super::schema::Schema;
 use crate::error::Error;
 
 /// Every migration: its file's name without `.sql`, and its text.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     ("V1__journal_count_outbox", include_str!("../../sql/V1__journal_count_outbox.sql")),
     ("V2__storm_collapse_retention", include_str!("../../sql/V2__storm_collapse_retention.sql")),
     ("V3__measures_changes_thresholds", include_str!("../../sql/V3__measures_changes_thresholds.sql")),
     ("V4__leased_apart_unread_edits", include_str!("../../sql/V4__leased_apart_unread_edits.sql")),
     ("V5__key_types_transitions", include_str!("../../sql/V5__key_types_transitions.sql")),
     ("V6__writers_never_wait", include_str!("../../sql/V6__writers_never_wait.sql")),
+    ("V7__changes_stay_where_they_are", include_str!("../../sql/V7__changes_stay_where_they_are.sql")),
 ];
 
 /// How often, and with which pause, the install lock is tried: about a minute.

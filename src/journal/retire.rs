@@ -27,7 +27,8 @@ pub async fn strangers(client: &Client, schema: &Schema, names: &[String], own: 
 }
 
 /// Removes a watch: its triggers, one table at a time; then, in one transaction, its counts, markers and
-/// definition. Its open alerts are resolved with the reason `disabled`; history and deliveries stay.
+/// definition. Its open alerts are resolved with the reason `disabled`; history and deliveries stay. Changes that nobody has told
+/// belong to nobody then, and are deleted unread: by folds, and by `retention`.
 ///
 /// # Errors
 /// A lock that was not to be had, or a missing privilege.
@@ -46,9 +47,6 @@ pub async fn watch(client: &mut Client, schema: &Schema, id: i32, name: &str) ->
         let delete = schema.sql(&format!("DELETE FROM items_listen.{table} WHERE watch = $1"));
         transaction.execute(delete.as_str(), &[&id]).await?;
     }
-    let changes = schema
-        .sql("DELETE FROM items_listen.change WHERE generation = (SELECT generation FROM items_listen.watch WHERE id = $1)");
-    transaction.execute(changes.as_str(), &[&id]).await?;
     let delete = schema.sql("DELETE FROM items_listen.watch WHERE id = $1");
     transaction.execute(delete.as_str(), &[&id]).await?;
     transaction.batch_execute(&trigger::drop_functions(schema, id)).await?;

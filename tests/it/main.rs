@@ -41,6 +41,7 @@ mod notify;
 mod outbox;
 mod queries;
 mod recounting;
+mod redefined;
 mod reload;
 mod replayed;
 mod review;
