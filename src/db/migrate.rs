@@ -3,9 +3,11 @@
 use refinery::{Migration, Runner};
 use tokio_postgres::Client;
 
+use super::alive::{self, Backend};
 use super::holder::Holder;
 use super::locks::Lock;
 use super::schema::Schema;
+use super::session::Connector;
 use crate::error::Error;
 
 /// Every migration: its file's name without `.sql`, and its text.
@@ -113,11 +115,26 @@ async fn check_owner(client: &Client, schema: &Schema) -> Result<(), Error> {
     )))
 }
 
-/// Brings the schema up to date. The caller holds the install lock.
+/// Brings the schema up to date, on a session that may be silent for as long as it takes ([`Purpose::Migrate`]), under the
+/// install lock.
 ///
 /// # Errors
 /// A newer schema, a missing privilege, a database that cannot be reached.
-pub async fn run(client: &mut Client, schema: &Schema) -> Result<(), Error> {
+///
+/// [`Purpose::Migrate`]: super::session::Purpose::Migrate
+pub async fn locked(connector: &Connector, client: &mut Client, schema: &Schema) -> Result<(), Error> {
+    let backend = Backend::of(client).await?;
+    alive::with(connector, &backend, async {
+        let lock = InstallLock::take(client, schema).await?;
+        run(client, schema).await?;
+        lock.release(client).await;
+        Ok(())
+    })
+    .await
+}
+
+/// Brings the schema up to date. The caller holds the install lock.
+async fn run(client: &mut Client, schema: &Schema) -> Result<(), Error> {
     if check_version(client, schema).await? == Some(newest()) {
         return Ok(());
     }

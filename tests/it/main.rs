@@ -48,6 +48,7 @@ mod review;
 mod roles;
 mod ruletests;
 mod sacred;
+mod silence;
 mod status;
 mod storms;
 mod systemd;

@@ -36,6 +36,7 @@ impl Pipeline<'_> {
         self.beaten = true;
         doubt::at_beat(self.daemon, beat.writable).await?;
         self.keeper.recount(&beat.marked);
+        self.keeper.done_elsewhere(beat.asked_at, &beat.marked, &beat.uncovered);
         let gone = "its table does not exist; it is watched again as soon as there is one";
         let mut lacking: HashMap<i32, String> = self.engine.troubles();
         lacking.extend(self.sweeps.errors().iter().map(|(id, error)| (*id, error.clone())));
