@@ -54,7 +54,8 @@ pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Resul
     let backend = Backend::of(&client).await?;
     let guarded = Guarded::new(connector, &backend);
     // The session ends with this function, and with it the lock.
-    let outcome = guarded.during(correct(&client, schema, installed.id, installed.generation, &definition), &definition.relation).await;
+    let outcome =
+        guarded.during(correct(&client, schema, installed.id, installed.generation, &definition), &definition.relation).await;
     guarded.end();
     outcome
 }
@@ -159,12 +160,7 @@ pub async fn compare(
     }
 }
 
-async fn look(
-    client: &Client,
-    schema: &Schema,
-    installed: &Installed,
-    definition: &Definition,
-) -> Result<Compared, Error> {
+async fn look(client: &Client, schema: &Schema, installed: &Installed, definition: &Definition) -> Result<Compared, Error> {
     // TRUNCATE is not MVCC-safe: the lock comes before the snapshot.
     let begin =
         format!("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; LOCK TABLE {} IN ACCESS SHARE MODE", definition.relation);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::definition::Definition;
-use super::roles::Roles;
 use super::generation::Generation;
+use super::roles::Roles;
 use super::{install, trigger};
 use crate::db::schema::Schema;
 use crate::db::{literal, migrate, unused_tag};
