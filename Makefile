@@ -25,12 +25,12 @@ OWN_CLIENTS = --skip standby
 
 versions: ## The tests on other versions of PostgreSQL, from npm: VERSIONS="14 18" (not part of ci)
 	@scripts/tools cargo cc node npm
-	@for version in $(VERSIONS); do \
+	@failed=""; for version in $(VERSIONS); do \
 		echo "==> PostgreSQL $$version"; \
 		PG_BINDIR=$$(scripts/postgres-npm $$version) && export PG_BINDIR && PGBOUNCER=$$(scripts/pgbouncer) LIBFAKETIME=$$(scripts/faketime) \
 			PROMTOOL=$$(scripts/promtool) SYSTEMD_ANALYZE=$$(scripts/systemd-analyze) RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} \
-			cargo test --locked --test it -- $(OWN_CLIENTS) || exit 1; \
-	done
+			cargo test --locked --test it -- $(OWN_CLIENTS) || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed with PostgreSQL$$failed"; exit 1; }
 
 e2e: ## The daemon against a real Sockudo, heard by pusher-js and laravel-echo; a page in a real Chromium
 	@scripts/tools cargo cc node npm

@@ -39,7 +39,7 @@ SELECT
                      AND d.lease_until < (SELECT clock_timestamp()))) AS due,
     EXISTS (SELECT FROM items_listen.endpoint p WHERE p.state = 'paused' AND p.until > clock_timestamp()) AS any_paused,
     (SELECT coalesce(bool_or(c = '{channel}'), false) FROM pg_listening_channels() AS c) AS listening,
-    items_listen.writable() AS writable,
+    (SELECT u.last_value <> c.unwritten FROM items_listen.unwritten u, items_listen.cluster c) AS unwritten,
     pg_notification_queue_usage() AS queue_usage,
     (SELECT array_agg(w.id || ' ' || w.generation || ' ' || w.policy) FROM items_listen.watch w) AS installed,
     (SELECT c.system_identifier = s.system_identifier FROM items_listen.cluster c, pg_control_system() s) AS same_cluster

@@ -8,12 +8,12 @@
 --   changes  rules listen to what this event does to rows; paired: to rows as they were and as they are
 --   columns  an update is of interest only if it changes certain columns
 --
--- * No sequence is touched, no table is read but the statement's own rows, no counter row is locked.
+-- * No number is drawn from a sequence, no table is read but the statement's own rows, no counter row is locked.
 -- * Keys, condition and measure are computed in a block that writes nothing and cannot fail the writer: an error
 --   leaves a marker, and the watch is counted anew.
 -- * Our own tables are locked in that block as well, at once or not at all: the INSERT that follows finds its lock held, and
---   never waits. What cannot be journalled leaves a marker, too; and if not even that can be written, a WARNING, and the
---   statement goes on (docs/sources-and-triggers.md).
+--   never waits. What cannot be journalled leaves a marker, too; and if not even that can be written, another number in a
+--   sequence that nobody can lock (docs/sources-and-triggers.md). It is not drawn from, so lastval() is none of ours.
 -- * A statement of one row, the usual one, is read into plain variables: arrays, aggregation and unnest() would cost as
 --   much again as all the rest (docs/performance.md).
 -- * The doorbell rings (NOTIFY) only if a daemon waits for it, that is, holds the lock exclusively. Test and
@@ -37,6 +37,7 @@ DECLARE
     _new     json[];                                                                                                   --? changes
     _at      timestamptz := clock_timestamp();                                                                         --? changes
     _error text;
+    _patience text;
 BEGIN
     BEGIN
         SELECT {key}, EXISTS (SELECT FROM new_rows OFFSET 1) INTO _key, _many                                          --? counts, not sum
@@ -83,6 +84,7 @@ DECLARE
     _new     json[];                                                                                                   --? changes
     _at      timestamptz := clock_timestamp();                                                                         --? changes
     _error text;
+    _patience text;
 BEGIN
     BEGIN
         SELECT {key}, EXISTS (SELECT FROM old_rows OFFSET 1) INTO _key, _many                                          --? counts, not sum
@@ -132,6 +134,7 @@ DECLARE
     _new     json[];                                                                                                   --? changes
     _at      timestamptz := clock_timestamp();                                                                         --? changes
     _error text;
+    _patience text;
 BEGIN
     BEGIN
         SELECT n.key, o.key, EXISTS (SELECT FROM new_rows OFFSET 1) INTO _key, _old_key, _many                         --? counts, not sum
@@ -202,6 +205,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $item
 -- Edition {edition} of these functions.
 DECLARE
     _error text := 'a TRUNCATE';
+    _patience text;
 BEGIN
     {marker}
     INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'truncate');
@@ -222,10 +226,22 @@ IF _key IS NULL AND _keys IS NULL THEN RETURN NULL; END IF;                     
 BEGIN
         LOCK TABLE items_listen.marker IN ROW EXCLUSIVE MODE NOWAIT;
     EXCEPTION WHEN OTHERS THEN
-        RAISE WARNING 'items-listen can write neither its journal nor its table marker (% after %): what this statement did to % is not counted', SQLSTATE, _error, TG_RELID::regclass
-            USING HINT = 'When both can be written again: items-listen recount';
+        {unwritten}
         RETURN NULL;
     END;
+
+-- {unwritten}
+_error := format('%s after %s', SQLSTATE, _error);
+        _patience := current_setting('lock_timeout');
+        BEGIN
+            -- Only ALTER SEQUENCE could keep us waiting.
+            PERFORM set_config('lock_timeout', '1ms', true);
+            PERFORM setval('items_listen.unwritten', 1 + (hashtextextended(gen_random_uuid()::text, 0) & 4611686018427387903));
+            PERFORM set_config('lock_timeout', _patience, true);
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'items-listen can write none of journal, marker and unwritten (%, %): what this statement did to % is not counted', _error, SQLSTATE, TG_RELID::regclass
+                USING HINT = 'When they can be written again: items-listen recount';
+        END;
 
 -- {write}
 IF _error IS NOT NULL THEN

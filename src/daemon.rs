@@ -5,7 +5,6 @@
 //! rolling restart inside the process: the next daemon is built whole, the session of the one before it ends in order,
 //! and what that one has under way it finishes beside its successor, as another replica would.
 
-mod doubt;
 pub mod folds;
 pub mod health;
 mod housekeeping;
@@ -16,6 +15,7 @@ mod session;
 mod start;
 mod summary;
 pub mod systemd;
+mod unwritten;
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -96,8 +96,6 @@ pub struct Process {
     pub readings: Arc<Mutex<VecDeque<Received>>>,
     /// The names under which this process is, or was, in the database: one per configuration.
     pub instances: Arc<Mutex<Vec<Uuid>>>,
-    /// Our own tables could not be used: statements may have gone unnoticed.
-    pub doubt: Arc<AtomicBool>,
     /// Cancelled when the process is to end.
     pub stop: CancellationToken,
 }
@@ -264,7 +262,6 @@ async fn sessions(daemon: &Daemon) -> Result<(), Error> {
             Err(error) => error,
         };
         let worked = daemon.health.is_ready() || began.elapsed() > WORKED;
-        doubt::note(daemon, &error).await;
         metrics::connected(false);
         // If one connection was silent, so may the others be.
         daemon.pool.renew();

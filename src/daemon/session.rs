@@ -28,6 +28,7 @@ use super::Daemon;
 use super::housekeeping::House;
 use super::keep::Keeper;
 use super::summary::Reporter;
+use super::unwritten::Unwritten;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::source::doorbell::{Doorbell, Stream};
@@ -72,6 +73,7 @@ struct Pipeline<'a> {
     heard_on: HashMap<String, Vec<i32>>,
     sweeps: Sweeps,
     refused: Refused,
+    unwritten: Unwritten,
     heard: Heard,
     rung: bool,
     stream: Stream,

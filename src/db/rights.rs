@@ -52,7 +52,13 @@ const fn sequence(object: &'static str, privilege: &'static str, why: &'static s
 pub const DAEMON: &[Right] = &[
     table("schema_history", "SELECT", "which version is installed"),
     table("cluster", "SELECT", "whether this is a copy of another cluster's database"),
-    columns("cluster", "UPDATE", &["system_identifier", "own_tables"], "deliveries retry, in a copy; tables that were made anew"),
+    columns(
+        "cluster",
+        "UPDATE",
+        &["system_identifier", "own_tables", "unwritten"],
+        "deliveries retry, in a copy; what triggers could not write",
+    ),
+    sequence("unwritten", "SELECT", "whether triggers could write"),
     table("watch", "SELECT", "what is watched"),
     table("watch", "INSERT", "why a watch that is not installed cannot be served"),
     columns("watch", "UPDATE", &["policy", "baseline", "error", "error_at"], "how readings are judged, why a watch is degraded"),
@@ -110,13 +116,6 @@ pub const DAEMON: &[Right] = &[
     table("threshold_edit", "DELETE", "that a threshold was edited"),
     table("unread_edit", "SELECT", "that an alert was read"),
     table("unread_edit", "DELETE", "that an alert was read"),
-    Right {
-        kind: Kind::Function,
-        object: "writable()",
-        privilege: "EXECUTE",
-        columns: &[],
-        why: "whether triggers can write our tables",
-    },
     Right {
         kind: Kind::Function,
         object: "not_whole(numeric)",
@@ -226,7 +225,7 @@ mod tests {
         let schema = Schema::new("items_listen");
         let all = grants(&schema, DAEMON, "\"d\"");
         assert!(all.contains(
-            &"GRANT SELECT, UPDATE (\"system_identifier\", \"own_tables\") ON \"items_listen\".\"cluster\" TO \"d\";".to_owned()
+            &"GRANT SELECT, UPDATE (\"system_identifier\", \"own_tables\", \"unwritten\") ON \"items_listen\".\"cluster\" TO \"d\";".to_owned()
         ));
         assert!(all.contains(&"GRANT USAGE, SELECT ON SEQUENCE \"items_listen\".\"watch_id\" TO \"d\";".to_owned()));
         assert!(all.contains(&"GRANT EXECUTE ON FUNCTION \"items_listen\".\"not_whole\"(numeric) TO \"d\";".to_owned()));

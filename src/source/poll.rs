@@ -44,8 +44,8 @@ pub struct Beat {
     pub installed: HashMap<i32, (i32, String)>,
     /// The database is the one that the outbox was written in.
     pub same_cluster: bool,
-    /// Triggers can write our tables.
-    pub writable: bool,
+    /// Some statement could write neither the journal nor a marker.
+    pub unwritten: bool,
 }
 
 impl Beat {
@@ -139,6 +139,6 @@ fn read(row: &tokio_postgres::Row, asked_at: Instant) -> Beat {
         queue_usage: row.get("queue_usage"),
         installed: installed.iter().filter_map(one).collect(),
         same_cluster: flag("same_cluster"),
-        writable: flag("writable"),
+        unwritten: flag("unwritten"),
     }
 }

@@ -194,7 +194,9 @@ async fn server(world: &mut World, random: &mut StdRng, violations: &mut Vec<Str
         2 | 3 => terminate_sessions(world).await,
         4 => {
             world.faults.note("table locked");
-            let table = *["delivery", "count", "endpoint", "event", "journal"].choose(random).expect("some");
+            let table = *["delivery", "count", "endpoint", "event", "journal", "journal, items_listen.marker"]
+                .choose(random)
+                .expect("some");
             // The journal is the writers' too: they would wait as well, and are not to be failed by that.
             let held = random.random_range(0.1..1.5);
             let sql = format!("BEGIN; LOCK TABLE items_listen.{table} IN EXCLUSIVE MODE; SELECT pg_sleep({held}); COMMIT");

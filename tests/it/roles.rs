@@ -277,6 +277,17 @@ async fn whole_way(world: &mut World) {
 /// The commands that an operator uses, the page, a reload and what retention removes.
 async fn commands(world: &mut World) {
     world.run(&["--trigger", "31", "--watch", "orders", "--key", "tenant_id=1"]).await;
+    // What could not be written.
+    let locker = world.database.session().await;
+    locker
+        .batch_execute(
+            "SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE items_listen.journal, items_listen.marker IN SHARE MODE",
+        )
+        .await
+        .expect("locks");
+    world.database.sql("INSERT INTO shop.orders (tenant_id) VALUES (1)").await;
+    locker.batch_execute("COMMIT").await.expect("lets go");
+    world.daemon.logged("triggers could write neither journal nor marker").await;
     assert_eq!(world.daemon.get("/metrics").await.map(|(status, _)| status), Some(200));
     live(&world.daemon).await;
     let log = world.daemon.lines("configuration");

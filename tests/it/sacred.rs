@@ -92,76 +92,131 @@ async fn with_the_journal_gone_writers_go_on_and_everything_is_counted_anew() {
         .await;
 }
 
+/// Keeps everybody from journal and marker. Where a daemon's session and this one wait for each other, the daemon gives way.
+async fn lock_both(locker: &tokio_postgres::Client, mode: &str) {
+    let sql =
+        format!("SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE items_listen.journal, items_listen.marker IN {mode} MODE");
+    locker.batch_execute(&sql).await.expect("locks");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn with_nothing_to_write_to_the_writer_is_warned_and_the_daemon_counts_anew() {
+async fn with_nothing_to_write_to_the_writer_goes_on_and_everything_is_counted_anew() {
     let (database, receiver) = (shop().await, Receiver::start().await);
     let mut daemon = daemon(&config(&database, &receiver, ORDERS));
     daemon.start().await;
     let (writer, locker) = (writer(&database).await, database.session().await);
     write_all(&writer).await;
-    // Where both wait for each other it is the daemon that gives way.
-    locker
-        .batch_execute("SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE items_listen.journal, items_listen.marker")
+    for mode in ["ACCESS EXCLUSIVE", "SHARE"] {
+        let anew = daemon.lines("every watch is counted anew");
+        lock_both(&locker, mode).await;
+        // Each of them changes a count, and each alone is found.
+        for statement in [
+            STATEMENTS[0],
+            STATEMENTS[1],
+            "UPDATE orders SET tenant_id = tenant_id + 1",
+            "UPDATE orders SET status = 'done' WHERE id = (SELECT min(id) FROM orders WHERE status = 'open')",
+            "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders WHERE status = 'open')",
+            "DELETE FROM orders WHERE tenant_id < 5",
+            "TRUNCATE orders",
+        ] {
+            let number = "SELECT last_value FROM items_listen.unwritten";
+            let before: i64 = database.one(number).await;
+            assert_eq!(psql(&database, statement).await, "", "{statement}");
+            assert_ne!(database.one::<i64>(number).await, before, "{statement}");
+        }
+        write_all(&writer).await;
+        locker.batch_execute("COMMIT").await.expect("lets go");
+        let again = async || (daemon.lines("every watch is counted anew") > anew).then_some(());
+        support::eventually("counted anew", again).await;
+        exact(&database, "orders", TRUE_ORDERS).await;
+    }
+    daemon.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_written_while_no_daemon_ran_is_counted_by_the_next_one_and_once() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    daemon.terminate().await;
+    let (writer, locker) = (writer(&database).await, database.session().await);
+    lock_both(&locker, "ACCESS EXCLUSIVE").await;
+    writer
+        .batch_execute("SET lock_timeout = '7s'; SELECT nextval('orders_id_seq'); INSERT INTO orders (id, tenant_id) SELECT -g, 1 FROM generate_series(1, 20) g")
         .await
-        .expect("locks");
-    // Each of them changes a count.
-    for statement in [
-        STATEMENTS[0],
-        STATEMENTS[1],
-        "UPDATE orders SET tenant_id = tenant_id + 1",
-        "UPDATE orders SET status = 'done' WHERE id = (SELECT min(id) FROM orders WHERE status = 'open')",
-        "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders WHERE status = 'open')",
-        "DELETE FROM orders WHERE tenant_id < 5",
-    ] {
+        .expect("goes on");
+    // What the writer's session is asked afterwards is none of ours.
+    let row = writer
+        .query_one("SELECT lastval() = currval('orders_id_seq'), current_setting('lock_timeout')", &[])
+        .await
+        .expect("asks");
+    assert_eq!((row.get::<_, bool>(0), row.get::<_, &str>(1)), (true, "7s"));
+    locker.batch_execute("COMMIT").await.expect("lets go");
+    daemon.start().await;
+    assert_eq!(receiver.wait_for(1).await[0].number("count"), 20);
+    exact(&database, "orders", TRUE_ORDERS).await;
+    let noted = "SELECT u.last_value = c.unwritten FROM items_listen.unwritten u, items_listen.cluster c";
+    support::eventually("noted", async || database.one::<bool>(noted).await.then_some(())).await;
+    daemon.terminate().await;
+    daemon.start().await;
+    assert_eq!(daemon.lines("every watch is counted anew"), 0, "each start has a log of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_written_counts_when_it_commits_though_the_daemon_saw_it_before_and_was_killed() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    let (writer, locker) = (writer(&database).await, database.session().await);
+    for killed in [false, true] {
+        let (anew, before) = (daemon.lines("every watch is counted anew"), receiver.accepted().len());
+        lock_both(&locker, "SHARE").await;
+        writer
+            .batch_execute("BEGIN; DELETE FROM orders; INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 20)")
+            .await
+            .expect("goes on");
+        locker.batch_execute("COMMIT").await.expect("lets go");
+        let again = async || (daemon.lines("every watch is counted anew") > anew).then_some(());
+        support::eventually("counted anew, without what is not committed", again).await;
+        let marked = "SELECT count(*) FROM items_listen.marker";
+        support::eventually("the recount is over", async || (database.one::<i64>(marked).await == 0).then_some(())).await;
+        // What happens meanwhile does not wait for the end of that transaction.
+        lock_both(&locker, "SHARE").await;
+        database.sql("INSERT INTO orders (tenant_id) VALUES (2)").await;
+        locker.batch_execute("COMMIT").await.expect("lets go");
+        exact(&database, "orders", TRUE_ORDERS).await;
+        if killed {
+            daemon.kill();
+            daemon.start().await;
+        }
+        writer.batch_execute("COMMIT").await.expect("commits");
+        exact(&database, "orders", TRUE_ORDERS).await;
+        if !killed {
+            receiver.wait_for(before + 1).await;
+            writer.batch_execute("DELETE FROM orders").await.expect("deletes");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_holds_the_last_resort_as_well_makes_a_warning_and_nobody_wait() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    let locker = database.session().await;
+    lock_both(&locker, "SHARE").await;
+    locker.batch_execute("ALTER SEQUENCE items_listen.unwritten NO CYCLE").await.expect("its lock is for owners alone");
+    for statement in [STATEMENTS[0], "TRUNCATE orders"] {
         let said = psql(&database, statement).await;
         assert!(
             said.contains("WARNING") && said.contains("55P03") && said.contains("items-listen recount"),
             "{statement}: {said}"
         );
     }
-    let said = psql(&database, "TRUNCATE orders").await;
-    assert!(said.contains("55P03 after a TRUNCATE"), "{said}");
-    write_all(&writer).await;
-    // The daemon is kept out as well.
-    daemon.logged("no database session").await;
     locker.batch_execute("COMMIT").await.expect("lets go");
-    daemon.logged("every watch is counted anew").await;
-    exact(&database, "orders", TRUE_ORDERS).await;
     daemon.ready().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deadlock_over_our_tables_is_a_reason_to_count_anew() {
-    let (database, receiver) = (shop().await, Receiver::start().await);
-    // Sooner than the daemon gives up for another reason.
-    database.sql(&format!("ALTER ROLE postgres IN DATABASE {} SET deadlock_timeout = '500ms'", database.name)).await;
-    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
-    daemon.start().await;
-    let (writer, locker) = (writer(&database).await, database.session().await);
-    locker.batch_execute("SET deadlock_timeout = '10min'").await.expect("sets");
-    let waits = "SELECT count(*) FROM pg_locks w JOIN pg_locks h USING (pid)
-                 WHERE NOT w.granted AND w.relation = 'items_listen.marker'::regclass
-                   AND h.granted AND h.relation = 'items_listen.journal'::regclass";
-    let lost = |daemon: &Daemon| {
-        daemon.log().into_iter().filter(|line| line["msg"].to_string().contains("no database session")).collect::<Vec<_>>()
-    };
-    loop {
-        let (known, anew) = (lost(&daemon).len(), daemon.lines("every watch is counted anew"));
-        locker.batch_execute("BEGIN; LOCK TABLE items_listen.marker").await.expect("locks");
-        support::eventually("the daemon waits", async || (database.one::<i64>(waits).await > 0).then_some(())).await;
-        locker.batch_execute("LOCK TABLE items_listen.journal").await.expect("the daemon gives way");
-        writer.batch_execute("INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 20)").await.expect("goes on");
-        let why = support::eventually("the daemon says so", async || lost(&daemon).get(known).cloned()).await;
-        locker.batch_execute("COMMIT").await.expect("lets go");
-        // Whatever waits by now is given its lock, and learns nothing.
-        let counted = async || (daemon.lines("every watch is counted anew") > anew).then_some(());
-        support::eventually_or(|| format!("counted anew: {:?}", daemon.log()), counted).await;
-        exact(&database, "orders", TRUE_ORDERS).await;
-        daemon.ready().await;
-        if why.to_string().contains("40P01") {
-            break;
-        }
-    }
+    assert_eq!(daemon.run(&["recount", "orders"]).await.0, 0);
+    exact(&database, "orders", TRUE_ORDERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,9 +228,9 @@ async fn our_tables_made_anew_while_nobody_looked_are_noticed() {
     receiver.wait_for(1).await;
     daemon.terminate().await;
     database.sql("CREATE TABLE journal_kept (LIKE items_listen.journal INCLUDING ALL); CREATE TABLE marker_kept (LIKE items_listen.marker INCLUDING ALL)").await;
+    // What is journalled is lost with the table.
+    database.sql("INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 20)").await;
     database.sql("DROP TABLE items_listen.journal, items_listen.marker").await;
-    let said = psql(&database, "INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 20)").await;
-    assert!(said.contains("WARNING") && said.contains("42P01"), "{said}");
     database
         .sql(
             "ALTER TABLE journal_kept RENAME TO journal; ALTER TABLE journal SET SCHEMA items_listen;
@@ -183,7 +238,7 @@ async fn our_tables_made_anew_while_nobody_looked_are_noticed() {
         )
         .await;
     daemon.start().await;
-    daemon.logged("every watch is counted anew").await;
+    daemon.logged("our own tables are others than before").await;
     exact(&database, "orders", TRUE_ORDERS).await;
     daemon.terminate().await;
     // Once is enough.
@@ -316,29 +371,6 @@ async fn what_an_application_does_to_our_tables_waits_for_seconds_at_most() {
     daemon.ready().await;
     writer.batch_execute("INSERT INTO items_listen.threshold VALUES ('orders', '{}', 5)").await.expect("now it is");
     receiver.wait("it is judged anew", |events| events.iter().any(|event| event.number("threshold") == 5)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_keeps_triggers_out_and_not_us_is_noticed_and_everything_counted_anew() {
-    let (database, receiver) = (shop().await, Receiver::start().await);
-    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
-    daemon.start().await;
-    insert(&database, 1, 1).await;
-    let locker = database.session().await;
-    // Whoever reads is let through; the daemon sleeps.
-    locker.batch_execute("BEGIN; LOCK TABLE items_listen.journal, items_listen.marker IN SHARE MODE").await.expect("locks");
-    let said = psql(&database, "INSERT INTO orders (tenant_id) SELECT 1 FROM generate_series(1, 20)").await;
-    assert!(said.contains("WARNING") && said.contains("55P03"), "{said}");
-    // Two of its beats have passed, of which one began after that.
-    for _ in 0..2 {
-        let beat = "SELECT max(beat_at)::text FROM items_listen.instance";
-        let before: String = database.one(beat).await;
-        support::eventually("it beats", async || (database.one::<String>(beat).await != before).then_some(())).await;
-    }
-    locker.batch_execute("COMMIT").await.expect("lets go");
-    daemon.logged("every watch is counted anew").await;
-    receiver.wait_for(1).await;
-    exact(&database, "orders", TRUE_ORDERS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

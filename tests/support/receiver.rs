@@ -147,42 +147,43 @@ impl Receiver {
         self.inner.requests.lock().expect("no panic").clear();
     }
 
-    /// Waits until the accepted events satisfy the condition.
+    /// Waits until the accepted events satisfy the condition, for as long as more of them come.
     pub async fn wait(&self, what: &str, condition: impl Fn(&[Event]) -> bool) -> Vec<Event> {
-        let deadline = tokio::time::Instant::now() + super::PATIENCE;
-        loop {
-            let came = self.inner.came.notified();
-            let accepted = self.accepted();
-            if condition(&accepted) {
-                return accepted;
-            }
-            if tokio::time::timeout_at(deadline, came).await.is_err() {
-                let accepted = self.accepted();
-                if condition(&accepted) {
-                    return accepted;
-                }
-                let seen: Vec<String> = self
-                    .all()
-                    .iter()
-                    .map(|event| {
-                        format!(
-                            "{} {} {} {} → {}",
-                            event.text("watch"),
-                            event.data["key"],
-                            event.text("transition"),
-                            event.data["count"],
-                            event.status
-                        )
-                    })
-                    .collect();
-                panic!("{what}: not within {:?}; seen were {seen:#?}", super::PATIENCE);
-            }
-        }
+        self.wait_from(0, what, condition).await
     }
 
     /// Waits for so many accepted events.
     pub async fn wait_for(&self, count: usize) -> Vec<Event> {
-        self.wait(&format!("{count} events"), |events| events.len() >= count).await
+        self.wait_from(count, &format!("{count} events"), |events| events.len() >= count).await
+    }
+
+    /// The condition is asked from so many events on: thousands are not copied for each that comes.
+    async fn wait_from(&self, count: usize, what: &str, condition: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+        loop {
+            let came = self.inner.came.notified();
+            if self.inner.events.lock().expect("no panic").len() >= count {
+                let accepted = self.accepted();
+                if condition(&accepted) {
+                    return accepted;
+                }
+            }
+            if tokio::time::timeout(super::PATIENCE, came).await.is_err() {
+                let accepted = self.accepted();
+                if condition(&accepted) {
+                    return accepted;
+                }
+                panic!("{what}: nothing came for {:?}; seen were {:#?}", super::PATIENCE, self.seen());
+            }
+        }
+    }
+
+    /// What came, in words.
+    fn seen(&self) -> Vec<String> {
+        let said = |event: &Event| {
+            let [watch, transition] = ["watch", "transition"].map(|field| event.text(field));
+            format!("{watch} {} {transition} {} → {}", event.data["key"], event.data["count"], event.status)
+        };
+        self.all().iter().map(said).collect()
     }
 
     /// Waits, for as long as it takes, until more than so many were accepted.

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::Pipeline;
 use crate::chaos::{self, Mutation, point};
 use crate::config::Install;
-use crate::daemon::doubt;
 use crate::error::Error;
 use crate::metrics;
 use crate::source::poll::Beat;
@@ -34,7 +33,7 @@ impl Pipeline<'_> {
             self.hold(false);
         }
         self.beaten = true;
-        doubt::at_beat(self.daemon, beat.writable).await?;
+        self.unwritten.at_beat(self.daemon, beat.unwritten).await?;
         self.keeper.recount(&beat.marked);
         self.keeper.done_elsewhere(beat.asked_at, &beat.marked, &beat.uncovered);
         let gone = "its table does not exist; it is watched again as soon as there is one";

@@ -17,7 +17,8 @@ use crate::daemon::housekeeping::House;
 use crate::daemon::keep::Keeper;
 use crate::daemon::start::{daemon_watch, doorbell_on, free_doubted, id_of, install_all};
 use crate::daemon::summary::Reporter;
-use crate::daemon::{Daemon, POLL_WITHOUT_DOORBELL, doubt, instance};
+use crate::daemon::unwritten::{self, Unwritten};
+use crate::daemon::{Daemon, POLL_WITHOUT_DOORBELL, instance};
 use crate::db::session::Purpose;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -76,7 +77,9 @@ pub(super) async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<
     )
     .await?;
     free_doubted(daemon, &client).await?;
-    doubt::resolve(&client, daemon).await?;
+    unwritten::look_for_others(&client, &daemon.schema).await?;
+    let mut unwritten = Unwritten::default();
+    unwritten.look(&client, &daemon.schema).await?;
     // Before the first fold, so that nothing is born leased in a copy of somebody else's outbox.
     let same =
         daemon.schema.sql("SELECT c.system_identifier = s.system_identifier FROM items_listen.cluster c, pg_control_system() s");
@@ -103,6 +106,7 @@ pub(super) async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<
         heard_on: HashMap::new(),
         sweeps: Sweeps::default(),
         refused: Refused::default(),
+        unwritten,
         heard: Heard::default(),
         rung: false,
         stream: Stream::default(),
