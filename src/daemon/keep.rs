@@ -141,14 +141,14 @@ impl Keeper {
 
     /// What failed here may have been done by another replica: what was asked for after the failure, and is no longer to be
     /// done, is done.
-    pub(super) fn done_elsewhere(&mut self, asked_at: Instant, marked: &[i32], uncovered: &[i32]) {
+    pub(super) fn done_elsewhere(&mut self, asked_at: Option<Instant>, marked: &[i32], uncovered: &[i32]) {
         let wanting = &self.wanting;
         let done = self.failed.extract_if(|(kind, id), failed_at| {
             let is_due = match kind {
                 Kind::Recount => marked.contains(id),
                 Kind::Install => uncovered.contains(id) || wanting.contains(id),
             };
-            !is_due && *failed_at < asked_at
+            !is_due && Some(*failed_at) < asked_at
         });
         self.freed.extend(done.map(|((kind, id), _)| {
             self.pause.remove(&(kind, id));

@@ -16,10 +16,10 @@ use crate::journal::fold::Snapshot;
 use crate::journal::install;
 
 /// What one beat found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Beat {
-    /// When it was asked for: what it found is no older.
-    pub asked_at: Instant,
+    /// When it was asked for: what it found is no older. None before the first one.
+    pub asked_at: Option<Instant>,
     /// The journal has rows that were not folded, keys are dirty, or a deadline is due.
     pub work: bool,
     /// When time alone will have something to say.
@@ -46,28 +46,6 @@ pub struct Beat {
     pub same_cluster: bool,
     /// Some statement could write neither the journal nor a marker.
     pub unwritten: bool,
-}
-
-impl Beat {
-    /// Before the first one: nothing was found.
-    pub fn none() -> Beat {
-        Beat {
-            asked_at: Instant::now(),
-            work: false,
-            next_deadline: None,
-            sweeps: Vec::new(),
-            marked: Vec::new(),
-            uncovered: Vec::new(),
-            gone: Vec::new(),
-            due: Vec::new(),
-            any_paused: false,
-            listening: false,
-            queue_usage: 0.0,
-            installed: HashMap::new(),
-            same_cluster: false,
-            writable: false,
-        }
-    }
 }
 
 /// What the beat tells the database about this process.
@@ -124,7 +102,7 @@ fn read(row: &tokio_postgres::Row, asked_at: Instant) -> Beat {
         Some((id, (generation, parts.next().unwrap_or_default().to_owned())))
     };
     Beat {
-        asked_at,
+        asked_at: Some(asked_at),
         work: flag("journal_waits") || flag("dirty") || flag("deadline_due"),
         next_deadline: row
             .get::<_, Option<f64>>("next_deadline_seconds")

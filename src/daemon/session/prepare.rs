@@ -56,7 +56,7 @@ pub(super) async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<
         ready: false,
         doorbell: Bell::Awake.as_str(),
     }));
-    let (found, beats) = channel::channel(Beat::none());
+    let (found, beats) = channel::channel(Beat::default());
     let beating = poll::beat(
         Arc::clone(&listening.client),
         daemon.schema.clone(),
