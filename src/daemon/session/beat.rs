@@ -58,7 +58,9 @@ impl Pipeline<'_> {
         self.leave_foreign_sources().await?;
         self.serve_sources().await?;
         self.deadline_at = beat.next_deadline.and_then(|after| Instant::now().checked_add(after));
-        self.look |= beat.work;
+        // Whether all is done is said by a fold. One that was to say so may have been refused, since another replica folded just
+        // then, and that one left nothing that would cause another.
+        self.look |= beat.work || !self.daemon.health.is_ready();
         Ok(())
     }
 
