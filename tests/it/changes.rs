@@ -260,7 +260,7 @@ async fn a_changed_rule_tells_what_was_not_told_yet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_thousand_changes_are_each_told() {
+async fn twenty_thousand_changes_are_each_told() {
     let (database, receiver) = (servers().await, Receiver::start().await);
     let watch =
         watch("on = \"insert\"\ndata = { id = \"{{ key.id }}\" }").replace("private-servers.{{ key.id }}.provision", "all");
@@ -270,9 +270,11 @@ async fn a_hundred_thousand_changes_are_each_told() {
     );
     daemon.start().await;
     database.sql("INSERT INTO servers SELECT i, 1, 'a', 'x', 'n' FROM generate_series(1, 20000) AS i").await;
-    let all = receiver.wait_for(20_000).await;
-    let ids: std::collections::HashSet<i64> = all.iter().map(|event| event.number("id")).collect();
-    assert_eq!(ids.len(), 20_000);
+    let ids = |events: &[crate::support::receiver::Event]| {
+        events.iter().map(|event| event.number("id")).collect::<std::collections::HashSet<_>>().len()
+    };
+    // At least once: what an endpoint answers late comes twice.
+    receiver.wait_from(20_000, "each of 20,000 changes", |events| ids(events) == 20_000).await;
 }
 
 /// A writer of its own: counts up the version of one row after another, and takes some of it back.

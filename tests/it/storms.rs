@@ -168,8 +168,8 @@ async fn without_a_limit_every_one_of_a_storm_arrives() {
     let mut daemon = daemon(&config(&database, &receiver, ORDERS));
     daemon.start().await;
     database.sql("INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 20000) t, generate_series(1, 20)").await;
-    let events = receiver.wait_for(20_000).await;
-    assert_eq!(tenants(&events).len(), 20_000);
+    // At least once: what an endpoint answers late comes twice.
+    receiver.wait_from(20_000, "each of 20,000 tenants", |events| tenants(events).len() == 20_000).await;
     eprintln!("resident: {} KiB", resident_kib(daemon.pid()));
 }
 

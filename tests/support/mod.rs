@@ -14,7 +14,7 @@ pub mod systemd;
 use std::time::Duration;
 
 /// How long anything may take before a test fails: generous, since machines are shared; no test passes by it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Waits until `condition` gives something, looking again and again; fails with `what` when patience is over.
 pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {

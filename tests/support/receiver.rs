@@ -158,7 +158,7 @@ impl Receiver {
     }
 
     /// The condition is asked from so many events on: thousands are not copied for each that comes.
-    async fn wait_from(&self, count: usize, what: &str, condition: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+    pub async fn wait_from(&self, count: usize, what: &str, condition: impl Fn(&[Event]) -> bool) -> Vec<Event> {
         loop {
             let came = self.inner.came.notified();
             if self.inner.events.lock().expect("no panic").len() >= count {
