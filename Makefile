@@ -63,7 +63,8 @@ FIRST ?= 79a05b5
 upgrade: ## The version before and this one on one database, side by side (builds the former from the history)
 	@scripts/tools cargo cc
 	@bin=$$(scripts/postgres) && previous=$$(scripts/previous $(PREVIOUS)) && PG_BINDIR=$$bin PREVIOUS=$$previous \
-		cargo test --locked --test it -- --ignored --exact upgrade::the_version_before_and_this_one_side_by_side_lose_nothing_and_double_nothing
+		cargo test --locked --test it -- --ignored --exact upgrade::the_version_before_and_this_one_side_by_side_lose_nothing_and_double_nothing \
+		upgrade::a_definition_that_is_changed_beside_the_version_before_loses_no_change
 
 upgrade-dump: ## Makes tests/it/upgrade/first.sql anew: a database of the first version, with data in it
 	@bin=$$(scripts/postgres) && first=$$(scripts/previous $(FIRST)) && PG_BINDIR=$$bin FIRST=$$first \

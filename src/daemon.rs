@@ -164,7 +164,7 @@ pub async fn run(config: Config, http: Option<(Bound, Exporter)>, process: Proce
         };
         *lock(&current.0) = next.clone();
         point!("reload.swapped");
-        systemd::ready("reloaded: counting and folding what is there");
+        process.supervisor.reloaded("reloaded: counting and folding what is there");
         let (before, before_running) = (std::mem::replace(&mut daemon, next), std::mem::replace(&mut running, next_running));
         // What it has under way it finishes beside its successor: an endpoint that hangs holds no reload up.
         former.spawn(leave_to_successor(before, before_running));

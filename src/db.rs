@@ -1,5 +1,6 @@
 //! The database: how sessions are opened, what they set, and the schema they rely on.
 
+pub mod alive;
 pub mod answers;
 pub mod authentication;
 pub mod connect;

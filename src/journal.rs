@@ -11,6 +11,7 @@ pub mod definition;
 mod expressions;
 pub mod fold;
 pub mod functions;
+pub mod generation;
 pub mod guard;
 pub mod install;
 pub mod locking;

@@ -57,9 +57,7 @@ pub(super) async fn run(config: &Config, args: &Install) -> Result<u8, Error> {
         return Ok(0);
     }
     // Each on the session that holds its lock: one that rested meanwhile would be put out.
-    let lock = InstallLock::take(&patient, &schema).await?;
-    migrate::run(&mut patient, &schema).await?;
-    lock.release(&patient).await;
+    migrate::locked(&connector, &mut patient, &schema).await?;
     let mut client = connector.session(Purpose::Install).await?;
     let lock = InstallLock::take(&client, &schema).await?;
     if allow_publication {

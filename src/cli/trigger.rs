@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{TriggerArgs, echo, plain, print, print_json};
 use crate::config::{Config, Endpoint, Install, Target};
-use crate::db::migrate::{self, InstallLock};
+use crate::db::migrate;
 use crate::db::pool::Pool;
 use crate::db::session::Purpose;
 use crate::dispatch::gate::PROBE_EVERY;
@@ -253,9 +253,7 @@ async fn through_outbox(
             super::require_schema(&client, &schema).await?;
         }
         let mut patient = connector.session(Purpose::Migrate).await?;
-        let lock = InstallLock::take(&patient, &schema).await?;
-        migrate::run(&mut patient, &schema).await?;
-        lock.release(&patient).await;
+        migrate::locked(&connector, &mut patient, &schema).await?;
     }
     let began: jiff::Timestamp = client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
     let pool = Pool::new(&connector, 2)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use super::Daemon;
+use crate::db::migrate;
 use crate::db::schema::Schema;
 use crate::error::Error;
 use crate::outbox;
@@ -77,8 +78,8 @@ pub async fn enter(client: &Client, daemon: &Daemon) -> Result<(), Error> {
     }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let sql = daemon.schema.sql(
-        "INSERT INTO items_listen.instance (id, host, pid, process, version, config_hash, watches, endpoints, doorbell)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'awake')
+        "INSERT INTO items_listen.instance (id, host, pid, process, version, config_hash, watches, endpoints, doorbell, schema_version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'awake', $9)
          ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp(), ready = false",
     );
     let pid = std::process::id();
@@ -96,6 +97,7 @@ pub async fn enter(client: &Client, daemon: &Daemon) -> Result<(), Error> {
                 &daemon.config.hash,
                 &watches,
                 &endpoints,
+                &migrate::newest(),
             ],
         )
         .await?;

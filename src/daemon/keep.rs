@@ -60,6 +60,8 @@ pub(super) struct Keeper {
     wanting: HashSet<i32>,
     /// Watches that lack something only a person can mend.
     lacking: HashSet<i32>,
+    /// When work on these watches failed last. Somebody else may do it instead.
+    failed: HashMap<(Kind, i32), Instant>,
     /// Since when somebody else has had the lock of these watches' recounts.
     refused: HashMap<i32, Instant>,
     /// Watches that were degraded for that, and were counted by somebody else since.
@@ -88,6 +90,7 @@ impl Keeper {
             degraded: HashSet::new(),
             wanting: HashSet::new(),
             lacking: HashSet::new(),
+            failed: HashMap::new(),
             refused: HashMap::new(),
             freed: Vec::new(),
             lost: false,
@@ -110,14 +113,12 @@ impl Keeper {
     /// Says of these watches what they lack, and of others that they no longer do.
     pub(super) async fn lack(&mut self, now: &HashMap<i32, String>) {
         for id in std::mem::take(&mut self.freed) {
-            self.served(id);
-            self.record(id, None).await;
+            self.heal(id).await;
         }
         let mended: Vec<i32> = self.lacking.iter().filter(|id| !now.contains_key(id)).copied().collect();
         for id in mended {
             self.lacking.remove(&id);
-            self.served(id);
-            self.record(id, None).await;
+            self.heal(id).await;
         }
         for (&id, what) in now {
             if self.watches.contains_key(&id) && self.lacking.insert(id) {
@@ -135,8 +136,25 @@ impl Keeper {
     /// Counts these anew, where it is not being done and its pause is over. They are all that have a marker now.
     pub(super) fn recount(&mut self, marked: &[i32]) {
         let counted = self.refused.extract_if(|id, _| !marked.contains(id)).map(|(id, _)| id);
-        self.freed.extend(counted.filter(|id| self.degraded.contains(id) && !self.lacking.contains(id)));
+        self.freed.extend(counted.filter(|id| self.degraded.contains(id)));
         self.start_recounts(marked);
+    }
+
+    /// What failed here may have been done by another replica: what was asked for after the failure, and is no longer to be
+    /// done, is done.
+    pub(super) fn done_elsewhere(&mut self, asked_at: Option<Instant>, marked: &[i32], uncovered: &[i32]) {
+        let wanting = &self.wanting;
+        let done = self.failed.extract_if(|(kind, id), failed_at| {
+            let is_due = match kind {
+                Kind::Recount => marked.contains(id),
+                Kind::Install => uncovered.contains(id) || wanting.contains(id),
+            };
+            !is_due && Some(*failed_at) < asked_at
+        });
+        self.freed.extend(done.map(|((kind, id), _)| {
+            self.pause.remove(&(kind, id));
+            id
+        }));
     }
 
     fn start_recounts(&mut self, marked: &[i32]) {
@@ -257,11 +275,20 @@ impl Keeper {
 
     async fn recovered(&mut self, kind: Kind, id: i32) {
         self.pause.remove(&(kind, id));
+        self.failed.remove(&(kind, id));
         if kind == Kind::Recount {
             self.refused.remove(&id);
         }
-        self.served(id);
-        self.record(id, None).await;
+        self.heal(id).await;
+    }
+
+    /// One of the things that were wrong with a watch no longer is; if it was the last, it is whole.
+    async fn heal(&mut self, id: i32) {
+        let fails = [Kind::Recount, Kind::Install].iter().any(|kind| self.failed.contains_key(&(*kind, id)));
+        if !fails && !self.lacking.contains(&id) && !self.wanting.contains(&id) {
+            self.served(id);
+            self.record(id, None).await;
+        }
     }
 
     fn degrade(&mut self, id: i32, what: &str) {
@@ -303,6 +330,7 @@ impl Keeper {
                 self.wanting.insert(id);
             }
         }
+        self.failed.insert((kind, id), Instant::now());
         let error = error.to_string();
         self.degrade(id, &error);
         self.record(id, Some(&error)).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{Daemon, Running, systemd};
+use super::{Daemon, Running};
 use crate::config::{self, Config, Http, Location};
 use crate::db::migrate;
 use crate::db::schema::Schema;
@@ -35,7 +35,7 @@ impl Reloads {
             self.asked.notified().await;
             tracing::info!(config = daemon.config.file, "reloading the configuration");
             // Over when the next daemon is in force, or is refused: `systemctl reload` waits for that.
-            systemd::reloading();
+            daemon.process.supervisor.reloading();
             match self.build(daemon).await {
                 Ok(next) => {
                     // The published hash says nothing of secrets, and another secret is a change.
@@ -51,7 +51,7 @@ impl Reloads {
                     say(&error);
                     daemon.health.reloaded(false);
                     metrics::reloaded(false);
-                    systemd::ready("not reloaded: the configuration that runs stays in force");
+                    daemon.process.supervisor.reloaded("not reloaded: the configuration that runs stays in force");
                 }
             }
         }

@@ -39,9 +39,7 @@ pub(super) async fn install_all(daemon: &Daemon) -> Result<Vec<(String, Option<S
     drop(client);
     if auto && !is_newest {
         let mut patient = daemon.connector.session(Purpose::Migrate).await?;
-        let lock = InstallLock::take(&patient, schema).await?;
-        daemon.process.supervisor.alive_during(migrate::run(&mut patient, schema)).await?;
-        lock.release(&patient).await;
+        daemon.process.supervisor.alive_during(migrate::locked(&daemon.connector, &mut patient, schema)).await?;
     } else if !is_newest {
         return Err(Error::Failed(
             "the schema is missing or older than this program, and install = \"manual\": run items-listen install".to_owned(),

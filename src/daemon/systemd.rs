@@ -6,7 +6,8 @@
 //! * `WATCHDOG=1` comes from the pipeline's own turns ([`Supervisor::alive`]) and from the loop that looks for a session,
 //!   never from a timer that would go on while they hang. [`SILENCE_MAX`] is how far apart two turns may be.
 //! * Until `READY=1` each turn asks for more time instead: counting a large table for the first time is no failed start.
-//! * A reload says `RELOADING=1` first and `READY=1` when it is over, whatever came of it.
+//! * A reload says `RELOADING=1` first and `READY=1` when it is over, whatever came of it; one that is asked for during the start
+//!   says neither.
 //!
 //! Without `NOTIFY_SOCKET` in the environment, nobody is told anything. See systemd's `sd_notify(3)`.
 
@@ -122,6 +123,22 @@ impl Supervisor {
         }
     }
 
+    /// The configuration is being read again. [`Supervisor::reloaded`] must follow, whatever comes of it.
+    pub fn reloading(&self) {
+        if self.started.load(Ordering::Acquire) {
+            reloading();
+        }
+    }
+
+    /// A reload is over, and this came of it. One that was asked for during the start ends no start: nothing is ready yet.
+    pub fn reloaded(&self, text: &str) {
+        if self.started.load(Ordering::Acquire) {
+            ready(text);
+        } else {
+            self.status(text);
+        }
+    }
+
     /// What `systemctl status` shows.
     pub fn status(&self, text: &str) {
         if self.present {
@@ -131,7 +148,7 @@ impl Supervisor {
 }
 
 /// The configuration is being read again. [`ready`] must follow, whatever comes of it: `systemctl reload` waits for it.
-pub fn reloading() {
+fn reloading() {
     match NotifyState::monotonic_usec_now() {
         // One message: by this time systemd 253 and later know that the answer is to their own request.
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -140,7 +157,7 @@ pub fn reloading() {
 }
 
 /// The start, or a reload, is over; and what `systemctl status` is to show.
-pub fn ready(status: &str) {
+fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
 }
 

@@ -3,19 +3,22 @@
 use refinery::{Migration, Runner};
 use tokio_postgres::Client;
 
+use super::alive::{self, Backend};
 use super::holder::Holder;
 use super::locks::Lock;
 use super::schema::Schema;
+use super::session::Connector;
 use crate::error::Error;
 
 /// Every migration: its file's name without `.sql`, and its text.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     ("V1__journal_count_outbox", include_str!("../../sql/V1__journal_count_outbox.sql")),
     ("V2__storm_collapse_retention", include_str!("../../sql/V2__storm_collapse_retention.sql")),
     ("V3__measures_changes_thresholds", include_str!("../../sql/V3__measures_changes_thresholds.sql")),
     ("V4__leased_apart_unread_edits", include_str!("../../sql/V4__leased_apart_unread_edits.sql")),
     ("V5__key_types_transitions", include_str!("../../sql/V5__key_types_transitions.sql")),
     ("V6__writers_never_wait", include_str!("../../sql/V6__writers_never_wait.sql")),
+    ("V7__changes_stay_where_they_are", include_str!("../../sql/V7__changes_stay_where_they_are.sql")),
 ];
 
 /// How often, and with which pause, the install lock is tried: about a minute.
@@ -112,11 +115,26 @@ async fn check_owner(client: &Client, schema: &Schema) -> Result<(), Error> {
     )))
 }
 
-/// Brings the schema up to date. The caller holds the install lock.
+/// Brings the schema up to date, on a session that may be silent for as long as it takes ([`Purpose::Migrate`]), under the
+/// install lock.
 ///
 /// # Errors
 /// A newer schema, a missing privilege, a database that cannot be reached.
-pub async fn run(client: &mut Client, schema: &Schema) -> Result<(), Error> {
+///
+/// [`Purpose::Migrate`]: super::session::Purpose::Migrate
+pub async fn locked(connector: &Connector, client: &mut Client, schema: &Schema) -> Result<(), Error> {
+    let backend = Backend::of(client).await?;
+    alive::with(connector, &backend, async {
+        let lock = InstallLock::take(client, schema).await?;
+        run(client, schema).await?;
+        lock.release(client).await;
+        Ok(())
+    })
+    .await
+}
+
+/// Brings the schema up to date. The caller holds the install lock.
+async fn run(client: &mut Client, schema: &Schema) -> Result<(), Error> {
     if check_version(client, schema).await? == Some(newest()) {
         return Ok(());
     }

@@ -264,7 +264,11 @@ impl Connector {
     /// The database cannot be reached, or refuses.
     pub async fn session(&self, purpose: Purpose) -> Result<Client, Error> {
         let client = self.bare(purpose).await?;
-        set(&client, &self.settings(purpose)).await?;
+        // A moment's work, whatever comes after: not every session has patience of its own.
+        match tokio::time::timeout(CONNECT_TIMEOUT, set(&client, &self.settings(purpose))).await {
+            Ok(made) => made?,
+            Err(_) => return Err(Error::Unavailable(format!("{} did not answer within {CONNECT_TIMEOUT:?}", self.describe()))),
+        }
         Ok(client)
     }
 

@@ -46,6 +46,7 @@ impl Engine {
         self.client.batch_execute("COMMIT").await?;
         readings.extend(gone.iter().map(|row| Received {
             watch: id,
+            source: served.source(),
             key: served.watch.key_from_text(row.get(0)),
             gone: true,
             ..Received::default()
@@ -71,7 +72,7 @@ impl Engine {
         self.asker.begin();
         let now: Timestamp = self.client.query_one("SELECT clock_timestamp()", &[]).await?.get(0);
         let ours = self.still_ours().await?;
-        let readings: Vec<&Received> = readings.iter().filter(|reading| ours.contains(&reading.watch)).collect();
+        let readings = self.of_this_definition(readings.iter().filter(|reading| ours.contains(&reading.watch)));
         let mut known = self.known_of(&readings).await?;
         let mut evaluated = Evaluated::default();
         let mut seqs = self.next_seqs(readings.len()).await?.into_iter();
@@ -104,6 +105,25 @@ impl Engine {
                 Ok(Some(untold))
             }
         }
+    }
+
+    /// Those that came under the definition that their watch has now. Readings outlive the session that heard them, and so a
+    /// reload: what was said of one thing is not judged as if it had been said of another.
+    fn of_this_definition<'a>(&self, readings: impl Iterator<Item = &'a Received>) -> Vec<&'a Received> {
+        let mut dropped: HashMap<&str, u64> = HashMap::new();
+        let mut kept = Vec::new();
+        for reading in readings {
+            let Some(served) = self.served.get(&reading.watch) else { continue };
+            if served.source() == reading.source {
+                kept.push(reading);
+            } else {
+                *dropped.entry(&served.watch.name).or_default() += 1;
+            }
+        }
+        for (watch, dropped) in dropped {
+            tracing::warn!(watch, dropped, "readings that came under another definition of this watch are dropped");
+        }
+        kept
     }
 
     /// What is known of the keys of these readings.

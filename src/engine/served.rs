@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::journal::install;
 use crate::watch::{Key, Watch};
 
 /// A watch that this replica serves: the one in its configuration and the one in the database are the same.
@@ -15,6 +16,8 @@ pub struct Served {
     pub watch: Arc<Watch>,
     /// How its readings are judged, as the database has it; hashed once and not at every fold.
     policy: String,
+    /// What identifies the definition of what is received; nothing, where it is counted.
+    source: Arc<str>,
     /// Its events tell how many alerts are unread; looked for once and not at every fold.
     wants_unread: bool,
 }
@@ -24,7 +27,13 @@ impl Served {
     pub fn new(id: i32, generation: i32, watch: Arc<Watch>) -> Served {
         let policy = watch.policy_hash();
         let wants_unread = watch.wants_unread();
-        Served { id, generation, watch, policy, wants_unread }
+        let source = install::text(&watch, None).into();
+        Served { id, generation, watch, policy, source, wants_unread }
+    }
+
+    /// What identifies the definition of what is received.
+    pub fn source(&self) -> Arc<str> {
+        Arc::clone(&self.source)
     }
 
     /// Whether any of its events tells how many alerts are unread.
@@ -43,6 +52,8 @@ impl Served {
 pub struct Received {
     /// `items_listen.watch.id`.
     pub watch: i32,
+    /// The definition under which it came: [`Served::source`]. Under another its key and its count mean something else.
+    pub source: Arc<str>,
     /// Which key.
     pub key: Key,
     /// What it said.

@@ -2,9 +2,7 @@
 //!
 //! Invariants. A recount may only trust a snapshot in which every relation of the watch has its
 //! triggers; therefore a marker is committed *before* a missing trigger is created, and a recount
-//! refuses while `sql/coverage.sql` finds anything. A new generation is put in place while no writer
-//! is between its statement and its commit (SHARE ROW EXCLUSIVE) and no fold is under way (the fold's
-//! lock): so rows of the old one are all in the journal, and nobody adds them up any more.
+//! refuses while `sql/coverage.sql` finds anything. How a new definition is put in place: `generation`.
 //!
 //! No lock is waited for longer than `lock_timeout`: a queued lock would make every new writer wait.
 
@@ -14,7 +12,7 @@ use tokio_postgres::Client;
 
 use super::definition::Definition;
 use super::locking::{Patience, with_retries};
-use super::{functions, retire, trigger};
+use super::{functions, generation, retire, trigger};
 use crate::chaos::point;
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
@@ -88,7 +86,7 @@ async fn put_in_place(
                 definition.prove_immutable(client, schema).await?;
             }
             let before = known.map(|(installed, _)| installed.id);
-            new_generation(client, schema, watch, definition.as_ref(), &text, before).await?
+            generation::begin(client, schema, watch, definition.as_ref(), &text, before).await?
         }
     };
     adopt_policy(client, schema, watch, installed.id, baseline).await?;
@@ -176,93 +174,6 @@ pub async fn record_error(client: &Client, schema: &Schema, watch: &Watch, error
     );
     client.execute(sql.as_str(), &[&watch.name, &watch.source.kind(), &relation, &watch.key(), &error]).await?;
     Ok(())
-}
-
-/// Puts a new definition in place, in one transaction.
-async fn new_generation(
-    client: &mut Client,
-    schema: &Schema,
-    watch: &Watch,
-    definition: Option<&Definition>,
-    text: &str,
-    before: Option<i32>,
-) -> Result<Installed, Error> {
-    let relation = watch.source.relation().map(Relation::quoted);
-    let mut patience = Patience::new(schema, relation.as_deref());
-    loop {
-        match try_new_generation(client, schema, watch, definition, text, before, relation.as_deref()).await {
-            Err(error) => patience.after(client, error).await?,
-            installed => return installed,
-        }
-    }
-}
-
-async fn try_new_generation(
-    client: &mut Client,
-    schema: &Schema,
-    watch: &Watch,
-    definition: Option<&Definition>,
-    text: &str,
-    before: Option<i32>,
-    relation: Option<&str>,
-) -> Result<Installed, Error> {
-    let events = definition.map(Definition::events).unwrap_or_default();
-    let transaction = client.transaction().await?;
-    // Without triggers there is no writer of an old generation whose end must be waited for.
-    if let (Some(relation), Some(_)) = (relation, before) {
-        transaction.batch_execute(&format!("LOCK TABLE {relation} IN SHARE ROW EXCLUSIVE MODE")).await?;
-    }
-    transaction.batch_execute(&format!("SELECT pg_advisory_xact_lock({})", Lock::Fold.sql(schema))).await?;
-    let upsert = schema.sql(
-        "INSERT INTO items_listen.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events, key_types)
-             VALUES (coalesce($1::int, nextval('items_listen.watch_id')::int), $2, $3, $4, $5, $6,
-                     nextval('items_listen.generation')::int, '', $7, $8)
-             ON CONFLICT (name) DO UPDATE SET source = excluded.source, relation = excluded.relation,
-                 key_columns = excluded.key_columns, key_types = excluded.key_types, definition = excluded.definition,
-                 generation = excluded.generation,
-                 events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events)), installed_at = clock_timestamp()
-             RETURNING id, generation",
-    );
-    let generation_before = schema.sql("SELECT generation FROM items_listen.watch WHERE name = $1");
-    let generation_before: Option<i32> =
-        transaction.query_opt(generation_before.as_str(), &[&watch.name]).await?.map(|row| row.get(0));
-    let types = definition.map(|definition| definition.types.clone()).unwrap_or_default();
-    let kind = watch.source.kind();
-    let row = transaction
-        .query_one(upsert.as_str(), &[&before, &watch.name, &kind, &relation, &watch.key(), &text, &events, &types])
-        .await?;
-    let installed = Installed { id: row.get(0), generation: row.get(1) };
-    if let Some(before) = generation_before {
-        transaction.batch_execute(&take_over(schema, before, installed.generation, definition)).await?;
-    }
-    if let Some(definition) = definition {
-        transaction.batch_execute(&trigger::functions(schema, installed.id, installed.generation, definition)).await?;
-        if definition.counts {
-            let marker = schema.sql("INSERT INTO items_listen.marker (watch, reason) VALUES ($1, 'install')");
-            transaction.execute(marker.as_str(), &[&installed.id]).await?;
-        }
-        if definition.counts && watch.key().is_empty() && !watch.measure.is_value() {
-            // A whole table has a reading even when it has no rows: none left is what low stock is about.
-            let whole = schema.sql(
-                "INSERT INTO items_listen.count (watch, key, rows, dirty) VALUES ($1, '[]', 0, 1)
-                     ON CONFLICT (watch, key) DO UPDATE SET dirty = greatest(items_listen.count.dirty, 1)",
-            );
-            transaction.execute(whole.as_str(), &[&installed.id]).await?;
-        }
-    }
-    transaction.commit().await?;
-    tracing::info!(watch = watch.name, generation = installed.generation, "definition installed");
-    Ok(installed)
-}
-
-/// What was not told yet is told by the new definition, if it tells changes at all: unlike deltas, they are not found by
-/// counting anew.
-pub fn take_over(schema: &Schema, before: i32, generation: i32, definition: Option<&Definition>) -> String {
-    schema.sql(&if definition.is_some_and(|definition| definition.changes.is_some()) {
-        format!("UPDATE items_listen.change SET generation = {generation} WHERE generation = {before};\n")
-    } else {
-        format!("DELETE FROM items_listen.change WHERE generation = {before};\n")
-    })
 }
 
 /// Takes this configuration's policy over: all keys are evaluated anew, since a changed threshold is a

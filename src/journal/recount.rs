@@ -10,12 +10,12 @@
 use std::time::Duration;
 
 use tokio_postgres::Client;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::definition::Definition;
 use super::install::Installed;
 use super::{guard, trigger};
 use crate::chaos::point;
+use crate::db::alive::{self, Backend, Lookout};
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
@@ -47,25 +47,32 @@ pub enum Outcome {
 /// A table that is gone, an expression that fails, a missing privilege; or somebody needed the table.
 pub async fn run(connector: &Connector, schema: &Schema, watch: &Watch) -> Result<Outcome, Error> {
     let client = connector.session(Purpose::Recount).await?;
-    let Some((installed, text)) = super::install::find(&client, schema, &watch.name).await? else {
-        return Err(Error::Failed(format!("the watch {} is not installed; run items-listen install", watch.name)));
+    let (installed, definition) = match alive::soon(begin(&client, schema, watch)).await? {
+        Ok(begun) => begun,
+        Err(outcome) => return Ok(outcome),
     };
-    let Some(definition) = Definition::of_installed(&client, schema, watch).await? else {
-        return Ok(Outcome::Done { corrected: 0 });
-    };
-    if definition.text() != text {
-        return Ok(Outcome::Uncovered);
-    }
-    let lock = format!("SELECT pg_try_advisory_lock({})", Lock::Recount(installed.id).sql(schema));
-    if !client.query_one(lock.as_str(), &[]).await?.get::<_, bool>(0) {
-        return Ok(Outcome::Busy);
-    }
-    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
-    let guarded = Guarded::new(connector, &definition.relation, pid);
+    let backend = Backend::of(&client).await?;
+    let guarded = Guarded::new(connector, &backend);
     // The session ends with this function, and with it the lock.
-    let outcome = correct(&client, schema, &watch.name, &installed, &definition).await;
+    let outcome = guarded.during(correct(&client, schema, &watch.name, &installed, &definition), &definition.relation).await;
     guarded.end();
     outcome
+}
+
+/// What is counted, under the lock of its recounts; or why it is not.
+async fn begin(client: &Client, schema: &Schema, watch: &Watch) -> Result<Result<(Installed, Definition), Outcome>, Error> {
+    let Some((installed, text)) = super::install::find(client, schema, &watch.name).await? else {
+        return Err(Error::Failed(format!("the watch {} is not installed; run items-listen install", watch.name)));
+    };
+    let Some(definition) = Definition::of_installed(client, schema, watch).await? else {
+        return Ok(Err(Outcome::Done { corrected: 0 }));
+    };
+    if definition.text() != text {
+        return Ok(Err(Outcome::Uncovered));
+    }
+    let lock = format!("SELECT pg_try_advisory_lock({})", Lock::Recount(installed.id).sql(schema));
+    let is_ours = client.query_one(lock.as_str(), &[]).await?.get::<_, bool>(0);
+    Ok(if is_ours { Ok((installed, definition)) } else { Err(Outcome::Busy) })
 }
 
 async fn correct(
@@ -148,9 +155,9 @@ pub async fn compare(
         return Ok(Compared::Unknown("it keeps no counts: its rules tell changes of rows".to_owned()));
     }
     let client = connector.session(Purpose::Recount).await?;
-    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
-    let guarded = Guarded::new(connector, &definition.relation, pid);
-    let compared = look(&client, schema, watch, installed, definition).await;
+    let backend = Backend::of(&client).await?;
+    let guarded = Guarded::new(connector, &backend);
+    let compared = guarded.during(look(&client, schema, watch, installed, definition), &definition.relation).await;
     guarded.end();
     match compared {
         Err(error) if error.sqlstate() == Some("57014") => {
@@ -199,19 +206,36 @@ async fn look(
     Ok(Compared::Drift { keys: first.get(5), worst: rows.iter().map(word).collect() })
 }
 
-/// A count under way, and the guard that goes with it. Whoever drops it before its end (a reload, a session that is lost)
-/// cancels the count on the server as well: it would read the whole table for nobody, and hold its locks.
-struct Guarded {
-    connector: Connector,
-    pid: i32,
+/// A count under way. Whoever drops it before its end (a reload, a session that is lost) cancels the count on the server as well:
+/// it would read the whole table for nobody, and hold its locks.
+struct Guarded<'a> {
+    connector: &'a Connector,
+    backend: &'a Backend,
     ended: bool,
-    _guard: AbortOnDropHandle<Result<(), Error>>,
 }
 
-impl Guarded {
-    fn new(connector: &Connector, relation: &str, pid: i32) -> Guarded {
-        let guard = AbortOnDropHandle::new(tokio::spawn(guard(connector.clone(), relation.to_owned(), pid)));
-        Guarded { connector: connector.clone(), pid, ended: false, _guard: guard }
+impl<'a> Guarded<'a> {
+    fn new(connector: &'a Connector, backend: &'a Backend) -> Guarded<'a> {
+        Guarded { connector, backend, ended: false }
+    }
+
+    /// Counts, while a second session looks who waits for the table, and whether the one that counts is still there.
+    async fn during<T>(&self, counting: impl Future<Output = Result<T, Error>>, relation: &str) -> Result<T, Error> {
+        let guard = async {
+            let mut lookout = Lookout::new(self.connector, self.backend);
+            loop {
+                tokio::time::sleep(GUARD_BEAT).await;
+                if let Some(client) = lookout.look().await?
+                    && let Err(error) = give_way(client, relation, self.backend.pid).await
+                {
+                    tracing::debug!(%error, "looking who waits for a table that is counted");
+                }
+            }
+        };
+        tokio::select! {
+            counted = counting => counted,
+            lost = guard => lost,
+        }
     }
 
     fn end(mut self) {
@@ -219,12 +243,12 @@ impl Guarded {
     }
 }
 
-impl Drop for Guarded {
+impl Drop for Guarded<'_> {
     fn drop(&mut self) {
         if self.ended {
             return;
         }
-        let (connector, pid) = (self.connector.clone(), self.pid);
+        let (connector, pid) = (self.connector.clone(), self.backend.pid);
         tokio::spawn(async move {
             // Only if it still is a session of ours, whatever we are called: numbers of processes come again.
             let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
@@ -238,21 +262,17 @@ impl Drop for Guarded {
 }
 
 /// Cancels the recount when somebody has waited for a stronger lock on the table for too long.
-async fn guard(connector: Connector, relation: String, pid: i32) -> Result<(), Error> {
-    let client = connector.session(Purpose::Work).await?;
+async fn give_way(client: &Client, relation: &str, pid: i32) -> Result<(), Error> {
     let waiting = "SELECT l.pid FROM pg_locks l
                    WHERE NOT l.granted AND l.mode = 'AccessExclusiveLock'
                      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation IN (
                        SELECT relation FROM pg_locks WHERE pid = $1 AND granted AND locktype = 'relation' AND mode = 'AccessShareLock')
                      AND l.waitstart < clock_timestamp() - make_interval(secs => $2) LIMIT 1";
-    let patience = GUARD_PATIENCE.as_secs_f64();
-    loop {
-        tokio::time::sleep(GUARD_BEAT).await;
-        if let Some(row) = client.query_opt(waiting, &[&pid, &patience]).await? {
-            let waiter: i32 = row.get(0);
-            tracing::info!(relation, waiter, "the recount gives way to a session that waits for the table");
-            // The recount sees "canceling statement due to user request", and is tried again later.
-            client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await?;
-        }
+    if let Some(row) = client.query_opt(waiting, &[&pid, &GUARD_PATIENCE.as_secs_f64()]).await? {
+        let waiter: i32 = row.get(0);
+        tracing::info!(relation, waiter, "the recount gives way to a session that waits for the table");
+        // The recount sees "canceling statement due to user request", and is tried again later.
+        client.execute("SELECT pg_cancel_backend($1)", &[&pid]).await?;
     }
+    Ok(())
 }

@@ -28,7 +28,8 @@ pub async fn strangers(client: &Client, schema: &Schema, names: &[String], own: 
 }
 
 /// Removes a watch: its triggers, one table at a time; then, in one transaction, its counts, markers and
-/// definition. Its open alerts are resolved with the reason `disabled`; history and deliveries stay.
+/// definition. Its open alerts are resolved with the reason `disabled`; history and deliveries stay. Changes that nobody has told
+/// belong to nobody then, and are deleted unread: by folds, and by `retention`.
 ///
 /// # Errors
 /// A lock that was not to be had, or a missing privilege.
@@ -52,7 +53,6 @@ pub fn rows(schema: &Schema, id: i32, name: &str) -> String {
     WHERE watch = {name} AND resolved_at IS NULL AND EXISTS (SELECT FROM items_listen.watch WHERE id = {id} AND name = {name});
 DELETE FROM items_listen.count WHERE watch = {id};
 DELETE FROM items_listen.marker WHERE watch = {id};
-DELETE FROM items_listen.change WHERE generation = (SELECT generation FROM items_listen.watch WHERE id = {id});
 DELETE FROM items_listen.watch WHERE id = {id};
 ",
     );

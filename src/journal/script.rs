@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::definition::Definition;
+use super::generation::Generation;
 use super::roles::Roles;
 use super::{install, retire, trigger};
 use crate::db::schema::Schema;
@@ -116,51 +117,12 @@ async fn one(
             (ids.watch, ids.generation)
         }
     };
-    let name = literal(&watch.name);
     let events = definition.as_ref().map(Definition::events).unwrap_or_default();
-    let array =
-        |items: &[String]| format!("ARRAY[{}]::text[]", items.iter().map(|item| literal(item)).collect::<Vec<_>>().join(", "));
-    let relation_literal = relation.as_deref().map_or("NULL".to_owned(), literal);
-    let mut body = String::new();
-    if let Some(relation) = relation.as_deref().filter(|_| !same) {
-        // So that no writer is between a statement of the old definition and its commit.
-        body.push_str(&format!("LOCK TABLE {relation} IN SHARE ROW EXCLUSIVE MODE;\n"));
-    }
-    let fold = crate::db::locks::Lock::Fold.sql(schema);
-    body.push_str(&format!("SELECT pg_advisory_xact_lock({fold});\n"));
-    if let Some((before, _)) = found.as_ref().filter(|_| !same) {
-        body.push_str(&install::take_over(schema, before.generation, generation, definition.as_ref()));
-    }
-    // (What is configured is put in last: nothing in it is taken for our schema's name.)
-    let own = schema.name();
-    body.push_str(&format!(
-        "INSERT INTO {own}.watch AS w (id, name, source, relation, key_columns, definition, generation, policy, events, key_types)\n\
-         VALUES ({id}, {name}, {kind}, {relation_literal}, {keys}, {text}, {generation}, '', {events}, {types})\n\
-         ON CONFLICT (name) DO UPDATE SET source = excluded.source, relation = excluded.relation, key_columns = excluded.key_columns,\n\
-             key_types = excluded.key_types, definition = excluded.definition, generation = excluded.generation, events = ARRAY(SELECT DISTINCT unnest(w.events || excluded.events))\n\
-             WHERE w.definition <> excluded.definition;\n",
-        kind = literal(watch.source.kind()),
-        keys = array(watch.key()),
-        text = literal(&text),
-        events = array(&events),
-        types = definition.as_ref().map_or("'{}'".to_owned(), |definition| {
-            let types: Vec<String> = definition.types.iter().map(u32::to_string).collect();
-            format!("'{{{}}}'", types.join(", "))
-        }),
-    ));
-    if let Some(definition) = &definition {
-        if definition.counts {
-            body.push_str(&schema.sql(&format!("INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'install');\n")));
-        }
-        if definition.counts && watch.key().is_empty() && !watch.measure.is_value() {
-            body.push_str(&schema.sql(&format!(
-                "INSERT INTO items_listen.count (watch, key, rows, dirty) VALUES ({id}, '[]', 0, 1) ON CONFLICT (watch, key) DO NOTHING;\n"
-            )));
-        }
-        // The last of the transaction, since they belong to the owner, who may do nothing else of this.
-        body.push_str(&roles.map(Roles::as_owner).unwrap_or_default());
-        body.push_str(&trigger::functions(schema, id, generation, definition));
-    }
+    let of = Generation { id, number: generation, watch, definition: definition.as_ref(), text: &text };
+    // What belongs to the owner comes last, since that role may do nothing else of this.
+    let as_owner = definition.as_ref().and(roles).map(Roles::as_owner).unwrap_or_default();
+    let [fold, table] = of.locks(schema, !same);
+    let body = [fold, table, of.row(schema, true, &[]), of.marks(schema), as_owner, of.functions(schema)].concat();
     script.push_str(&format!("\n-- watch {}\nBEGIN;\n{body}COMMIT;\n", plain(&watch.name)));
     let table = relation.filter(|_| definition.is_some());
     if let Some(relation) = &table {

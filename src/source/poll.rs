@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -17,6 +18,8 @@ use crate::journal::install;
 /// What one beat found.
 #[derive(Clone, Debug, Default)]
 pub struct Beat {
+    /// When it was asked for: what it found is no older. None before the first one.
+    pub asked_at: Option<Instant>,
     /// The journal has rows that were not folded, keys are dirty, or a deadline is due.
     pub work: bool,
     /// When time alone will have something to say.
@@ -81,15 +84,16 @@ pub async fn beat(
         let (endpoints, floors) = dispatch.floors();
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
             [&snapshot.xmax, &snapshot.xip, &endpoints, &instance, &ready, &doorbell, &floors, &changes.xmax, &changes.xip];
+        let asked_at = Instant::now();
         let row = tokio::time::timeout(patience, client.query_one(&statement, &parameters)).await.map_err(|_| silent())??;
-        if found.send(read(&row)).is_err() {
+        if found.send(read(&row, asked_at)).is_err() {
             return Ok(());
         }
         tokio::time::sleep(every).await;
     }
 }
 
-fn read(row: &tokio_postgres::Row) -> Beat {
+fn read(row: &tokio_postgres::Row, asked_at: Instant) -> Beat {
     let flag = |name: &str| row.get::<_, Option<bool>>(name).unwrap_or(false);
     let installed: Vec<String> = row.get::<_, Option<_>>("installed").unwrap_or_default();
     let one = |text: &String| {
@@ -98,6 +102,7 @@ fn read(row: &tokio_postgres::Row) -> Beat {
         Some((id, (generation, parts.next().unwrap_or_default().to_owned())))
     };
     Beat {
+        asked_at: Some(asked_at),
         work: flag("journal_waits") || flag("dirty") || flag("deadline_due"),
         next_deadline: row
             .get::<_, Option<f64>>("next_deadline_seconds")

@@ -77,6 +77,28 @@ async fn a_privilege_that_is_revoked_degrades_its_watch_alone_until_it_is_grante
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_cannot_count_and_another_counts_is_whole_in_both() {
+    let (database, _receiver, daemon, role) = two_watches().await;
+    database.sql(&format!("REVOKE SELECT ON orders FROM {role}")).await;
+    database.sql("TRUNCATE orders").await;
+    daemon.logged("watch degraded").await;
+    assert!(error_of(&daemon, "orders").await.is_some());
+    // This one may read it.
+    let text = std::fs::read_to_string(&daemon.file).expect("its configuration");
+    let mut other = crate::daemon(&text.replace(&format!("postgres://{role}@"), "postgres://postgres@"));
+    other.start().await;
+    exact(&database, "orders", TRUE_ORDERS).await;
+    daemon.logged("no longer degraded").await;
+    all_is_well(&daemon).await;
+    assert_eq!(other.lines("watch degraded"), 0);
+    drop((daemon, other));
+    support::eventually("the role can go", async || {
+        database.client.batch_execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await.ok()
+    })
+    .await;
+}
+
 /// Waits for some beats of the daemon: so often it has looked, and might have said something again.
 async fn beats(database: &Database, count: usize) {
     let mut seen = std::collections::BTreeSet::new();

@@ -128,3 +128,44 @@ async fn a_reading_that_was_received_survives_the_session_that_heard_it() {
     other.batch_execute("COMMIT").await.expect("lets go");
     assert_eq!(receiver.wait_for(1).await[0].number("count"), 77);
 }
+
+/// Keyed by one column, of any name.
+fn keyed(column: &str) -> String {
+    format!(
+        "[[watch]]\nname = \"keyed\"\nnotify = \"a_count\"\nkey = [\"{column}\"]\nthreshold = 20\n[[watch.publish]]\n\
+         channels = [\"counts\"]\nevent = \"count\"\non = \"reading\"\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_heard_under_another_definition_is_not_judged_under_the_new_one() {
+    let (database, receiver) = (Database::new().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, &keyed("tenant_id")));
+    daemon.start().await;
+    let holder = database.session().await;
+    let key = items_listen::db::locks::Lock::Fold.sql(&items_listen::db::schema::Schema::new("items_listen"));
+    holder.batch_execute(&format!("SELECT pg_advisory_lock({key})")).await.expect("a fold ends");
+    database.sql("NOTIFY a_count, '{\"count\": 25, \"key\": {\"tenant_id\": 7}}'").await;
+    let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    support::eventually("it was heard, and cannot be judged", async || database.one::<bool>(waits).await.then_some(())).await;
+    // Tenant 7 is not shop 7.
+    daemon.configure(&config(&database, &receiver, &keyed("shop_id")));
+    daemon.signal("HUP");
+    // The session that heard it has ended, and the next one wants the lock for the new definition.
+    daemon.logged("reloaded").await;
+    support::eventually("it cannot be judged there", async || {
+        (daemon.lines("waiting for a lock") + daemon.lines("no lock on") > 0).then_some(())
+    })
+    .await;
+    holder.batch_execute("SELECT pg_advisory_unlock_all()").await.expect("it lets go");
+    let events = support::eventually("shop 8 is told of", async || {
+        database.sql("NOTIFY a_count, '{\"count\": 26, \"key\": {\"shop_id\": 8}}'").await;
+        let events = receiver.accepted();
+        events.iter().any(|event| event.number("count") == 26).then_some(events)
+    })
+    .await;
+    assert!(events.iter().all(|event| event.data["key"] == serde_json::json!({"shop_id": 8})), "{events:?}");
+    let dropped = daemon.logged("readings that came under another definition").await;
+    assert_eq!((dropped["watch"].as_str(), dropped["dropped"].as_u64()), (Some("keyed"), Some(1)));
+}

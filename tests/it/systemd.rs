@@ -133,6 +133,33 @@ async fn a_reload_is_announced_with_its_time_and_over_whatever_came_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_during_the_start_ends_no_start() {
+    let (database, receiver, systemd) = (shop().await, Receiver::start().await, Systemd::new());
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    assert_eq!(daemon.run(&["install"]).await.0, 0);
+    // Nothing is ready before the first fold, and somebody has its lock.
+    let holder = database.session().await;
+    let key = items_listen::db::locks::Lock::Fold.sql(&items_listen::db::schema::Schema::new("items_listen"));
+    holder.batch_execute(&format!("SELECT pg_advisory_lock({key})")).await.expect("the lock is free");
+    systemd.watch_over(&mut daemon, "360000000");
+    daemon.spawn();
+    let mut said = systemd.until("STATUS=connected").await;
+    daemon.signal("HUP");
+    said.extend(systemd.until("STATUS=reloaded").await);
+    let text = std::fs::read_to_string(&daemon.file).expect("its configuration");
+    std::fs::write(&daemon.file, "[database]\nurl = 7\n").expect("written");
+    daemon.signal("HUP");
+    said.extend(systemd.until("STATUS=not reloaded").await);
+    std::fs::write(&daemon.file, text).expect("written");
+    assert_eq!(with("READY=1", &said) + with("RELOADING=1", &said), 0, "{said:?}");
+    holder.batch_execute("SELECT pg_advisory_unlock_all()").await.expect("it lets go");
+    systemd.until("READY=1").await;
+    daemon.signal("HUP");
+    systemd.until("RELOADING=1").await;
+    systemd.until("READY=1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watchdog_of_another_process_is_none_of_ours() {
     let (database, receiver, systemd) = (shop().await, Receiver::start().await, Systemd::new());
     let mut daemon = daemon(&config(&database, &receiver, ORDERS));

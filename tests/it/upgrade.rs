@@ -138,3 +138,36 @@ async fn the_version_before_and_this_one_side_by_side_lose_nothing_and_double_no
     assert!(stderr.contains("newer"), "{stderr}");
     assert_eq!((third.terminate().await.code(), fourth.terminate().await.code()), (Some(0), Some(0)));
 }
+
+/// The version before folds on while the new one changes a definition, and deletes nothing that it does not know.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it runs the version before; make upgrade"]
+async fn a_definition_that_is_changed_beside_the_version_before_loses_no_change() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let watch = |name: &str| {
+        format!(
+            "[[watch]]\nname = \"{name}\"\ntable = \"public.orders\"\n[[watch.publish]]\nchannels = [\"{name}\"]\nevent = \"{name}\"\n\
+             on = \"insert\"\ndata = {{ id = \"{{{{ row.id }}}}\" }}\n"
+        )
+    };
+    // However long it stands still: its session is not put out.
+    let both = config_with(&database, &receiver, "poll = \"15s\"", &format!("{}{}", watch("changed"), watch("other")));
+    let mut before = other("PREVIOUS", &both);
+    before.start().await;
+    // It stands still while changes are written that nobody has told.
+    before.signal("STOP");
+    insert(&database, 1, 30).await;
+    let two = both.replacen("row.id }}\" }", "row.id }}\", status = \"{{ row.status }}\" }", 1);
+    let mut now = daemon(&two);
+    assert_eq!(now.run(&["install"]).await.0, 0);
+    // And folds on, the other watch's, before anybody is there who knows the new definition.
+    before.signal("CONT");
+    let of = |events: &[support::receiver::Event], name: &str| events.iter().filter(|event| event.name == name).count();
+    receiver.wait("the other watch's", |events| of(events, "other") >= 30).await;
+    now.start().await;
+    let events = receiver.wait("those of the changed one", |events| of(events, "changed") >= 30).await;
+    let told: std::collections::HashSet<i64> =
+        events.iter().filter(|event| event.name == "changed").map(|event| event.number("id")).collect();
+    assert_eq!((told.len(), of(&events, "changed"), of(&events, "other")), (30, 30, 30), "each once");
+    assert!(!before.has_ended());
+}

@@ -35,6 +35,7 @@ impl Pipeline<'_> {
         self.beaten = true;
         self.unwritten.at_beat(self.daemon, beat.unwritten).await?;
         self.keeper.recount(&beat.marked);
+        self.keeper.done_elsewhere(beat.asked_at, &beat.marked, &beat.uncovered);
         let gone = "its table does not exist; it is watched again as soon as there is one";
         let mut lacking: HashMap<i32, String> = self.engine.troubles();
         lacking.extend(self.sweeps.errors().iter().map(|(id, error)| (*id, error.clone())));
@@ -57,7 +58,9 @@ impl Pipeline<'_> {
         self.leave_foreign_sources().await?;
         self.serve_sources().await?;
         self.deadline_at = beat.next_deadline.and_then(|after| Instant::now().checked_add(after));
-        self.look |= beat.work;
+        // Whether all is done is said by a fold. One that was to say so may have been refused, since another replica folded just
+        // then, and that one left nothing that would cause another.
+        self.look |= beat.work || !self.daemon.health.is_ready();
         Ok(())
     }
 

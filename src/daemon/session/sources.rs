@@ -31,7 +31,7 @@ impl Pipeline<'_> {
             metrics::heard(&served.watch.name, parsed.is_ok());
             match parsed {
                 Ok((key, count)) => {
-                    let reading = Received { watch: *id, key, count, ..Received::default() };
+                    let reading = Received { watch: *id, source: served.source(), key, count, ..Received::default() };
                     let dropped = self.heard.take_in(&mut lock(&self.daemon.process.readings), reading);
                     if let Some(dropped) = dropped.filter(|_| self.heard.may_say(*id, Wrong::TooMany)) {
                         let watch = &served.watch.name;

@@ -178,6 +178,7 @@ impl Pipeline<'_> {
 fn received(served: &Served, swept: Swept) -> Received {
     Received {
         watch: served.id,
+        source: served.source(),
         key: served.watch.key_from_text(&swept.key),
         count: swept.count,
         gone: false,

@@ -61,6 +61,7 @@ pub(super) fn received(served: &Served, step: &Step) -> Result<Received, String>
     let What::Reading { count, threshold, row } = &step.what else { return gone(served, step) };
     Ok(Received {
         watch: served.id,
+        source: served.source(),
         key: key(watch, step.key.as_ref(), &[row.as_ref()])?,
         count: *count,
         gone: false,
