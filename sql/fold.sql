@@ -5,7 +5,8 @@
 --   $1 $2 $3  id, generation and policy of the watches that this replica knows
 --   $4 $5     xmax and xip of S, the snapshot of this replica's last complete fold ('0' and {}: from the beginning)
 --   $6        the limit. Fewer journal rows than this: the journal is dry, and every dirty key is evaluated.
---   $7        so many of them at a time: those that are left are still dirty, and are evaluated by the next fold.
+--   $7        so many of them at a time: those that are left are still dirty, and are evaluated by the next fold. Of more journal
+--             rows than this, too, the keys are only marked.
 --   $8        watches whose own table, or whose lookup, cannot be read at present: their keys stay dirty.
 -- {rows} and {thresholds} are filled in: what watches read of their own tables, and of the table threshold.
 --
@@ -72,9 +73,11 @@ rejudged AS MATERIALIZED (
     JOIN items_listen.count c ON c.watch = s.id
     WHERE (s.id, s.places, ARRAY(SELECT c.key::jsonb -> u.place FROM unnest(s.places) AS u (place))) IN (SELECT id, places, parts FROM placed)
 ),
+-- More than one fold evaluates: all of it is dirty, and the folds that follow evaluate a part each.
+much AS (SELECT (SELECT rows FROM done) + (SELECT count(*) FROM rejudged) > $7::bigint AS is_so),
 folded AS (
     INSERT INTO items_listen.count AS c (watch, key, rows, sum, dirty)
-    SELECT m.id, t.key, sum(t.rows), sum(t.sum), CASE WHEN m.marked OR NOT m.judged OR NOT (SELECT complete FROM done) THEN max(t.dirty) ELSE 0 END
+    SELECT m.id, t.key, sum(t.rows), sum(t.sum), CASE WHEN m.marked OR NOT m.judged OR NOT (SELECT complete FROM done) OR (SELECT is_so FROM much) THEN max(t.dirty) ELSE 0 END
     FROM (SELECT m.id, j.key, j.rows, j.sum, 1 AS dirty FROM taken j JOIN mine m USING (generation)
           UNION ALL
           SELECT e.id, e.key, 0, 0, 2 FROM rejudged e) AS t
@@ -111,7 +114,7 @@ reading AS (
     -- NOT IN, which is hashed: as NOT EXISTS it is a loop over both, 20 s for 100,000 keys.
     WHERE (c.watch, c.key) NOT IN (SELECT f.watch, f.key FROM folded f)
 )
-SELECT done.rows AS folded_rows, done.complete, (SELECT count(*) FROM chosen) >= $7::bigint AS more,
+SELECT done.rows AS folded_rows, done.complete, (SELECT count(*) FROM chosen) >= $7::bigint OR (SELECT is_so FROM much) AS more,
        pg_current_snapshot()::text AS snapshot,
        clock_timestamp() AS now,
        (SELECT array_agg(id) FROM mine) AS served,

@@ -34,7 +34,7 @@ use crate::db::pool::Pool;
 use crate::db::schema::Schema;
 use crate::db::session::Connector;
 use crate::dispatch::{Context, Dispatch, Running, lock};
-use crate::engine::Received;
+use crate::engine::{Pace, Received};
 use crate::error::Error;
 use crate::http::Bound;
 use crate::metrics::{self, Exporter};
@@ -94,6 +94,8 @@ pub struct Process {
     pub supervisor: Arc<Supervisor>,
     /// Readings that were received and are not yet committed: they outlive the session that heard them.
     pub readings: Arc<Mutex<VecDeque<Received>>>,
+    /// How much folds take at once.
+    pub pace: Arc<Mutex<Pace>>,
     /// The names under which this process is, or was, in the database: one per configuration.
     pub instances: Arc<Mutex<Vec<Uuid>>>,
     /// Cancelled when the process is to end.

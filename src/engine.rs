@@ -17,6 +17,7 @@ mod columns;
 pub mod decide;
 mod digest;
 pub mod facts;
+mod pace;
 mod receive;
 mod refusal;
 mod said;
@@ -29,8 +30,10 @@ mod unread;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
@@ -38,13 +41,14 @@ use crate::chaos::{self, Mutation, point};
 use crate::db::locks::Lock;
 use crate::db::schema::Schema;
 use crate::db::session::{Connector, Purpose};
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, lock};
 use crate::error::Error;
 use crate::journal::fold::{Limit, Snapshot};
 use crate::watch::Key;
 use ask::Asker;
 use decide::{Evaluated, Manual};
 use facts::Facts;
+pub use pace::Pace;
 use refusal::Refusals;
 pub use served::{Folded, Received, Served};
 use take::{CHANGES_MAX, CHANGES_MIN, Took};
@@ -81,6 +85,10 @@ pub struct Engine {
     limit: Limit,
     /// So many changes the next fold takes.
     changes_max: i64,
+    /// So many keys folds evaluate.
+    pace: Arc<Mutex<Pace>>,
+    /// That is, this one.
+    keys_max: i64,
 }
 
 impl Engine {
@@ -123,8 +131,16 @@ impl Engine {
             snapshot_served: HashSet::new(),
             limit: Limit::first(),
             changes_max: CHANGES_MIN,
+            pace: Arc::default(),
+            keys_max: Pace::default().keys(),
             client,
         })
+    }
+
+    /// Folds at the pace of folds before it, in other sessions.
+    pub fn at_pace(self, pace: Arc<Mutex<Pace>>) -> Engine {
+        let keys_max = lock(&pace).keys();
+        Engine { pace, keys_max, ..self }
     }
 
     /// The watches that it serves.
@@ -167,6 +183,15 @@ impl Engine {
     /// # Errors
     /// After any error this engine must not be used again: open another.
     pub async fn fold(&mut self) -> Result<Folded, Error> {
+        let began = Instant::now();
+        self.keys_max = lock(&self.pace).begin();
+        let folded = self.fold_once().await?;
+        let full = matches!(folded, Folded::Done { complete: true, more: true, .. });
+        lock(&self.pace).ended(began.elapsed(), full);
+        Ok(folded)
+    }
+
+    async fn fold_once(&mut self) -> Result<Folded, Error> {
         let Some(Took { fold, waiting, taken }) = self.begin_and_take().await? else {
             self.client.batch_execute("ROLLBACK").await?;
             return Ok(Folded::Busy);

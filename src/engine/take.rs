@@ -12,9 +12,6 @@ use crate::journal::fold::Snapshot;
 /// So many changes one fold tells; of a backlog, which each fold has to sort, more and more.
 pub(super) const CHANGES_MIN: i64 = 5_000;
 pub(super) const CHANGES_MAX: i64 = 40_000;
-/// So many dirty keys one fold evaluates: a recount of millions must not make a statement that takes longer than it may.
-const DIRTY_MAX: i64 = 50_000;
-
 impl Engine {
     /// Begins a transaction, takes the lock and runs the deleting statement; `None` where another replica has the lock.
     /// All three are sent before the first answer is awaited, unless tables of the application's are to be read, which
@@ -92,7 +89,7 @@ impl Engine {
         if self.served.values().any(|served| served.watch.lookup.is_some()) {
             (self.asker.pace(), self.asker.pace())
         } else {
-            (DIRTY_MAX, self.changes_max)
+            (self.keys_max, self.changes_max.min(self.keys_max))
         }
     }
 }

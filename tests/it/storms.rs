@@ -173,6 +173,28 @@ async fn without_a_limit_every_one_of_a_storm_arrives() {
     eprintln!("resident: {} KiB", resident_kib(daemon.pid()));
 }
 
+/// As on a machine that is so slow that its own sessions are put out while it evaluates.
+#[tokio::test(flavor = "multi_thread")]
+async fn folds_that_do_not_come_to_their_end_become_small_enough_to() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    daemon.start().await;
+    database
+        .sql(
+            "CREATE FUNCTION put_out() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+                 IF (SELECT count(*) FROM new_rows) > 300 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER put_out AFTER INSERT ON items_listen.event REFERENCING NEW TABLE AS new_rows
+                 FOR EACH STATEMENT EXECUTE FUNCTION put_out();
+             INSERT INTO orders (tenant_id) SELECT t FROM generate_series(1, 3000) t, generate_series(1, 20)",
+        )
+        .await;
+    receiver.wait_from(3_000, "each of 3,000 tenants", |events| tenants(events).len() == 3_000).await;
+    assert!(daemon.lines("no database session") > 0, "some were put out");
+    exact(&database, "orders", TRUE_ORDERS).await;
+}
+
 /// The resident set of a process.
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");

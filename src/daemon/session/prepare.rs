@@ -75,7 +75,8 @@ pub(super) async fn prepare(daemon: &Daemon) -> Result<Prepared<'_, impl Future<
         daemon.instance,
         daemon.dispatch.clone(),
     )
-    .await?;
+    .await?
+    .at_pace(Arc::clone(&daemon.process.pace));
     free_doubted(daemon, &client).await?;
     unwritten::look_for_others(&client, &daemon.schema).await?;
     let mut unwritten = Unwritten::default();
