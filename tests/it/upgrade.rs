@@ -155,17 +155,29 @@ async fn a_definition_that_is_changed_beside_the_version_before_loses_no_change(
     let mut before = other("PREVIOUS", &both);
     before.start().await;
     // It stands still while changes are written that nobody has told.
-    before.signal("STOP");
+    support::eventually("it stands still, and not in the middle of a transaction", async || {
+        before.signal("STOP");
+        let under_way = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'items-listen' AND datname = current_database() AND xact_start IS NOT NULL";
+        let is_between = database.one::<i64>(under_way).await == 0;
+        if !is_between {
+            before.signal("CONT");
+        }
+        is_between.then_some(())
+    })
+    .await;
     insert(&database, 1, 30).await;
     let two = both.replacen("row.id }}\" }", "row.id }}\", status = \"{{ row.status }}\" }", 1);
     let mut now = daemon(&two);
-    assert_eq!(now.run(&["install"]).await.0, 0);
-    // And folds on, the other watch's, before anybody is there who knows the new definition.
+    let (code, out, err) = now.run(&["install"]).await;
+    assert_eq!(code, 0, "{out}{err}");
+    // And goes on, before anybody is there who knows the new definition: it folds what it still knows.
+    let beat = "SELECT max(beat_at)::text FROM items_listen.instance";
+    let stood: String = database.one(beat).await;
     before.signal("CONT");
+    support::eventually("it goes on", async || (database.one::<String>(beat).await != stood).then_some(())).await;
     let of = |events: &[support::receiver::Event], name: &str| events.iter().filter(|event| event.name == name).count();
-    receiver.wait("the other watch's", |events| of(events, "other") >= 30).await;
     now.start().await;
-    let events = receiver.wait("those of the changed one", |events| of(events, "changed") >= 30).await;
+    let events = receiver.wait("all of both", |events| of(events, "changed") >= 30 && of(events, "other") >= 30).await;
     let told: std::collections::HashSet<i64> =
         events.iter().filter(|event| event.name == "changed").map(|event| event.number("id")).collect();
     assert_eq!((told.len(), of(&events, "changed"), of(&events, "other")), (30, 30, 30), "each once");
