@@ -9,7 +9,7 @@
 -- What was written under a former definition of a watch is told by the one that it has now. What belongs to no definition,
 -- present or former, is deleted unread.
 WITH mine AS MATERIALIZED (
-    SELECT w.id, unnest(w.generation || w.former) AS generation
+    SELECT DISTINCT w.id, unnest(w.generation || w.former) AS generation
     FROM items_listen.watch w
     JOIN unnest($1::int[], $2::int[], $3::text[]) AS known (id, generation, policy)
       ON w.id = known.id AND w.generation = known.generation AND w.policy = known.policy

@@ -5,8 +5,8 @@
 --   $1 $2 $3  id, generation and policy of the watches that this replica knows
 --   $4 $5     xmax and xip of S, the snapshot of this replica's last complete fold ('0' and {}: from the beginning)
 --   $6        the limit. Fewer journal rows than this: the journal is dry, and every dirty key is evaluated.
---   $7        so many of them at a time: those that are left are still dirty, and are evaluated by the next fold. Of more journal
---             rows than this, too, the keys are only marked.
+--   $7        so many of them at a time: those that are left are still dirty, and are evaluated by the next fold. So it is with
+--             the keys of the journal, if there are more of them.
 --   $8        watches whose own table, or whose lookup, cannot be read at present: their keys stay dirty.
 -- {rows} and {thresholds} are filled in: what watches read of their own tables, and of the table threshold.
 --
@@ -73,17 +73,19 @@ rejudged AS MATERIALIZED (
     JOIN items_listen.count c ON c.watch = s.id
     WHERE (s.id, s.places, ARRAY(SELECT c.key::jsonb -> u.place FROM unnest(s.places) AS u (place))) IN (SELECT id, places, parts FROM placed)
 ),
--- More than one fold evaluates: all of it is dirty, and the folds that follow evaluate a part each.
-much AS (SELECT (SELECT rows FROM done) + (SELECT count(*) FROM rejudged) > $7::bigint AS is_so),
 folded AS (
     INSERT INTO items_listen.count AS c (watch, key, rows, sum, dirty)
-    SELECT m.id, t.key, sum(t.rows), sum(t.sum), CASE WHEN m.marked OR NOT m.judged OR NOT (SELECT complete FROM done) OR (SELECT is_so FROM much) THEN max(t.dirty) ELSE 0 END
-    FROM (SELECT m.id, j.key, j.rows, j.sum, 1 AS dirty FROM taken j JOIN mine m USING (generation)
-          UNION ALL
-          SELECT e.id, e.key, 0, 0, 2 FROM rejudged e) AS t
-    JOIN mine m ON m.id = t.id
-    GROUP BY m.id, m.marked, m.judged, t.key
-    ORDER BY m.id, t.key COLLATE "C"
+    -- What one fold does not evaluate is dirty, and each time it is another part: no busy key waits for ever.
+    SELECT k.id, k.key, k.rows, k.sum,
+           CASE WHEN k.marked OR NOT k.judged OR NOT (SELECT complete FROM done) OR k.place > $7::bigint THEN k.dirty ELSE 0 END
+    FROM (SELECT m.id, m.marked, m.judged, t.key, sum(t.rows) AS rows, sum(t.sum) AS sum, max(t.dirty) AS dirty,
+                 row_number() OVER (ORDER BY random()) AS place
+          FROM (SELECT m.id, j.key, j.rows, j.sum, 1 AS dirty FROM taken j JOIN mine m USING (generation)
+                UNION ALL
+                SELECT e.id, e.key, 0, 0, 2 FROM rejudged e) AS t
+          JOIN mine m ON m.id = t.id
+          GROUP BY m.id, m.marked, m.judged, t.key) AS k
+    ORDER BY k.id, k.key COLLATE "C"
     ON CONFLICT (watch, key) DO UPDATE
         SET rows = c.rows + excluded.rows, sum = c.sum + excluded.sum, dirty = CASE WHEN excluded.dirty > 0 THEN greatest(c.dirty, excluded.dirty) ELSE 0 END
     RETURNING c.*
@@ -92,6 +94,7 @@ folded AS (
 chosen AS MATERIALIZED (
     SELECT d.watch, d.key FROM items_listen.count d JOIN mine n ON n.id = d.watch
     WHERE d.dirty > 0 AND NOT n.marked AND n.judged AND (SELECT complete FROM done)
+      AND (d.watch, d.key) NOT IN (SELECT f.watch, f.key FROM folded f)
     LIMIT $7::bigint
 ),
 -- What time alone has something to say of. (+ 0: by the index of deadlines, never by walking over all keys of a watch,
@@ -114,7 +117,7 @@ reading AS (
     -- NOT IN, which is hashed: as NOT EXISTS it is a loop over both, 20 s for 100,000 keys.
     WHERE (c.watch, c.key) NOT IN (SELECT f.watch, f.key FROM folded f)
 )
-SELECT done.rows AS folded_rows, done.complete, (SELECT count(*) FROM chosen) >= $7::bigint OR (SELECT is_so FROM much) AS more,
+SELECT done.rows AS folded_rows, done.complete, greatest((SELECT count(*) FROM chosen) + 1, (SELECT count(*) FROM folded)) > $7::bigint AS more,
        pg_current_snapshot()::text AS snapshot,
        clock_timestamp() AS now,
        (SELECT array_agg(id) FROM mine) AS served,

@@ -186,8 +186,11 @@ impl Engine {
         let began = Instant::now();
         self.keys_max = lock(&self.pace).begin();
         let folded = self.fold_once().await?;
-        let full = matches!(folded, Folded::Done { complete: true, more: true, .. });
-        lock(&self.pace).ended(began.elapsed(), full);
+        let (evaluated, full) = match &folded {
+            Folded::Busy => (false, false),
+            Folded::Done { complete, more, .. } => (*complete, *more),
+        };
+        lock(&self.pace).ended(evaluated.then(|| began.elapsed()), full);
         Ok(folded)
     }
 

@@ -53,7 +53,7 @@ pub(super) async fn run(config: &Config, args: &Install) -> Result<u8, Error> {
     migrate::check_version(&patient, &schema).await?;
     install::check_publications(&patient, &schema, allow_publication).await?;
     if print {
-        super::print(&script::script(&patient, &schema, &config.watches, allow_publication, roles.as_ref()).await?);
+        super::print(&script::script(&mut patient, &schema, &config.watches, allow_publication, roles.as_ref()).await?);
         return Ok(0);
     }
     // Each on the session that holds its lock: one that rested meanwhile would be put out.

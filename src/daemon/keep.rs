@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Daemon;
+use super::start::found;
 use crate::config::Install;
 use crate::db::holder::Holder;
 use crate::db::locks::Lock;
@@ -349,6 +350,10 @@ impl Keeper {
 /// Installs a watch, or completes it, on a session of its own.
 pub(super) async fn ensure(daemon: &Daemon, watch: &Watch) -> Result<Installed, Error> {
     let mut client = daemon.connector.session(Purpose::Install).await?;
+    if daemon.database.install == Install::Manual {
+        // Nothing is changed; but somebody may have installed it meanwhile.
+        return found(&mut client, daemon, watch).await;
+    }
     // The lock ends with the session.
     InstallLock::take(&client, &daemon.schema).await?;
     install::ensure_by_itself(&mut client, &daemon.schema, watch, &HashSet::new()).await

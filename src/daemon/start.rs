@@ -147,7 +147,7 @@ async fn installed(daemon: &Daemon, session: &mut Option<Client>, watch: &Watch)
     Ok(found)
 }
 
-async fn found(client: &mut Client, daemon: &Daemon, watch: &Watch) -> Result<install::Installed, Error> {
+pub(super) async fn found(client: &mut Client, daemon: &Daemon, watch: &Watch) -> Result<install::Installed, Error> {
     let missing = || Error::Failed(format!("the watch {} is not installed as configured; run items-listen install", watch.name));
     let (found, text) = install::find(client, &daemon.schema, &watch.name).await?.ok_or_else(missing)?;
     let definition = crate::journal::definition::Definition::of_installed(client, &daemon.schema, watch).await?;

@@ -18,11 +18,19 @@ pub(super) struct Unwritten {
     awaited: Option<Awaited>,
 }
 
-/// A number that was seen, and the first transaction that cannot have set it.
+/// A number that was seen, and a transaction that began after it was set.
 #[derive(Debug)]
 struct Awaited {
     number: i64,
     before: String,
+}
+
+impl Awaited {
+    /// Whether all transactions have ended that may have set it. That transaction has, so a snapshot knows all before it.
+    async fn have_ended(&self, client: &Client) -> Result<bool, Error> {
+        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8";
+        Ok(client.query_one(sql, &[&self.before]).await?.get(0))
+    }
 }
 
 impl Unwritten {
@@ -54,20 +62,20 @@ impl Unwritten {
         };
         let number: i64 = row.get(0);
         if let Some(awaited) = self.awaited.as_ref().filter(|awaited| awaited.number == number) {
-            let ended = "SELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8";
-            if client.query_one(ended, &[&awaited.before]).await?.get(0) {
+            if awaited.have_ended(client).await? {
                 recount(client, schema, Some(number)).await?;
                 self.awaited = None;
             }
             return Ok(());
         }
-        // A statement of its own: its snapshot is younger than what was seen.
-        let others = "SELECT pg_snapshot_xmax(s)::text, pg_snapshot_xmin(s) = pg_snapshot_xmax(s) FROM pg_current_snapshot() s";
-        let row = client.query_one(others, &[]).await?;
-        let alone: bool = row.get(1);
-        let watches = recount(client, schema, alone.then_some(number)).await?;
+        // A number of our own, drawn after what was seen was set: that transaction had one, and it is lower. (The end of a
+        // snapshot will not do: a transaction that runs may have a number beyond the latest that has ended.)
+        let drawn = client.query_one("SELECT pg_current_xact_id()::text", &[]).await?;
+        let awaited = Awaited { number, before: drawn.get(0) };
+        let ended = awaited.have_ended(client).await?;
+        let watches = recount(client, schema, ended.then_some(number)).await?;
         tracing::warn!(watches, "triggers could write neither journal nor marker for a while: every watch is counted anew");
-        self.awaited = (!alone).then(|| Awaited { number, before: row.get(0) });
+        self.awaited = (!ended).then_some(awaited);
         Ok(())
     }
 }

@@ -127,7 +127,8 @@ impl Asker {
     ) -> Result<Map<String, Value>, NoAnswer> {
         let found = self.columns(served, lookup).await.map_err(NoAnswer::Refused)?;
         let of_the_row: Vec<&String> = lookup.parameters.iter().filter(|name| !key.contains_key(*name)).collect();
-        let is_hidden = of_the_row.iter().any(|name| found.contains(name));
+        // Nor was it told where the lookup asked with other columns then.
+        let is_hidden = of_the_row.iter().any(|name| found.contains(name) || !told.contains_key(*name));
         if !is_hidden {
             let value = |name: &str| key.get(name).or_else(|| told.get(name)).cloned().unwrap_or_default();
             match self.ask(served, lookup, value).await {

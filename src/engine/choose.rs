@@ -31,6 +31,10 @@ impl Engine {
         }
         let mut waiting: BTreeSet<i32> = self.refusals.waiting();
         waiting.extend(self.locked_out(&waiting).await?);
+        if self.facts.is_none() {
+            // A table is another than it was: what is read of all of them is found out anew before anything is evaluated.
+            return Ok(None);
+        }
         let facts = self.facts.as_ref().map(|facts| facts.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
         let read: Vec<i32> = facts.into_iter().filter(|id| !waiting.contains(id)).collect();
         if !self.folds.contains_key(&read) && !self.prepare(&read).await? {

@@ -36,9 +36,10 @@ impl Pace {
         self.keys
     }
 
-    /// The fold came to its end; `full` if it left keys for the next one.
-    pub fn ended(&mut self, took: Duration, full: bool) {
+    /// The fold came to its end, and took so long, if it evaluated anything; `full` if it left keys for the next one.
+    pub fn ended(&mut self, took: Option<Duration>, full: bool) {
         self.under_way = false;
+        let Some(took) = took else { return };
         if took > Self::LONG {
             self.keys = (self.keys / 2).max(Self::LEAST);
         } else if full && took < Self::QUICK {
@@ -62,7 +63,7 @@ mod tests {
         let mut pace = Pace::default();
         let mut after = |took: u64, full| {
             let keys = pace.begin();
-            pace.ended(Duration::from_millis(took), full);
+            pace.ended(Some(Duration::from_millis(took)), full);
             keys
         };
         let took = [(10, true), (1_001, true), (1_001, false), (1_000, true), (300, true), (299, true), (299, true), (0, true)];
@@ -76,9 +77,10 @@ mod tests {
         let tried: Vec<i64> = (0..6).map(|_| pace.begin()).collect();
         assert_eq!(tried, [50_000, 6_250, 781, 100, 100, 100]);
         // One that is not full says nothing of what can be done.
-        pace.ended(Duration::from_millis(1), false);
+        pace.ended(Some(Duration::from_millis(1)), false);
+        pace.ended(None, true);
         assert_eq!(pace.begin(), 100);
-        pace.ended(Duration::from_millis(1), true);
+        pace.ended(Some(Duration::from_millis(1)), true);
         assert_eq!(pace.begin(), 200);
     }
 }

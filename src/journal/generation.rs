@@ -76,9 +76,10 @@ impl Generation<'_> {
             types = types.join(", "),
         ));
         if conflict {
-            let told = told.iter().map(i32::to_string).collect::<Vec<_>>().join(", ");
+            // A printed script that is run again comes with a number of before.
+            let told = told.iter().chain([number]).map(i32::to_string).collect::<Vec<_>>().join(", ");
             let former = if self.tells_changes() {
-                format!("w.generation || ARRAY(SELECT unnest(w.former) EXCEPT SELECT unnest('{{{told}}}'::integer[]))")
+                format!("ARRAY(SELECT unnest(w.generation || w.former) EXCEPT SELECT unnest('{{{told}}}'::integer[]))")
             } else {
                 // Nobody is to be told: they are deleted unread, by folds and by the housekeeping.
                 "'{}'".to_owned()
@@ -115,7 +116,9 @@ impl Generation<'_> {
     pub fn marks(&self, schema: &Schema) -> String {
         let Generation { id, watch, definition, .. } = self;
         if !definition.is_some_and(|definition| definition.counts) {
-            return String::new();
+            // What it counted before is over.
+            let over = format!("DELETE FROM items_listen.marker WHERE watch = {id};\n");
+            return if definition.is_none() { schema.sql(&over) } else { String::new() };
         }
         let mut sql = format!("INSERT INTO items_listen.marker (watch, reason) VALUES ({id}, 'install');\n");
         if watch.key().is_empty() && !watch.measure.is_value() {

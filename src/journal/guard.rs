@@ -128,16 +128,19 @@ pub async fn of_columns(client: &Client, schema: &Schema, oid: u32, columns: &[S
         trusted AS (
             SELECT r.oid FROM pg_roles r
             WHERE r.rolsuper OR r.rolname = current_user OR r.oid = (SELECT nspowner FROM pg_namespace WHERE nspname = $3))
-        SELECT b.name, t.typname::text, n.nspname::text, t.typtype::text, e.oid IS NOT NULL, x.typname::text, y.nspname::text,
+        SELECT b.name, s.typname::text, n.nspname::text, t.typtype::text, e.oid IS NOT NULL, x.typname::text, y.nspname::text,
                format_type(b.own, NULL), t.oid < 16384,
                CASE WHEN c.oid >= 16384 AND c.typowner NOT IN (SELECT oid FROM trusted)
                          AND (c.typtype <> 'e'
                               OR EXISTS (SELECT FROM pg_cast k JOIN pg_proc p ON p.oid = k.castfunc
                                          WHERE c.oid IN (k.castsource, k.casttarget) AND p.proowner NOT IN (SELECT oid FROM trusted)))
                     THEN c.typowner::regrole::text END
-        FROM base b JOIN pg_type t ON t.oid = b.typ JOIN pg_namespace n ON n.oid = t.typnamespace
+        FROM base b JOIN pg_type t ON t.oid = b.typ
+        -- What is compared by its array type is itself, though it be a domain: an array of a domain is none of its base.
+        JOIN pg_type s ON s.oid = CASE WHEN t.typtype IN ('c', 'e', 'r', 'm') THEN b.own ELSE b.typ END
+        JOIN pg_namespace n ON n.oid = s.typnamespace
         LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
-        LEFT JOIN pg_type x ON x.oid = t.typarray LEFT JOIN pg_namespace y ON y.oid = x.typnamespace
+        LEFT JOIN pg_type x ON x.oid = s.typarray LEFT JOIN pg_namespace y ON y.oid = x.typnamespace
         JOIN pg_type c ON c.oid = coalesce(e.oid, t.oid)
         WHERE t.typtype <> 'd' ORDER BY b.num";
     let rows = client.query(SQL, &[&oid, &columns, &schema.name()]).await?;

@@ -63,14 +63,7 @@ async fn put_in_place(
     baseline: bool,
     in_place: &HashSet<i32>,
 ) -> Result<Installed, Error> {
-    // What a fold writes may not cause it another (rule J6).
-    if let Some(relation) = watch.source.relation().filter(|relation| relation.schema == schema.name()) {
-        return Err(Error::Failed(format!("{relation} is one of our own tables, which cannot be watched")));
-    }
-    if let Source::Query { sql, .. } = &watch.source {
-        sweep::Sweep::of(client, schema, watch, sql).await?;
-    }
-    prove_lookup(client, watch).await?;
+    prove(client, schema, watch).await?;
     let text = text(watch, definition.as_ref());
     let known = find(client, schema, &watch.name).await?;
     let same = known.as_ref().is_some_and(|(_, known)| *known == text);
@@ -97,6 +90,29 @@ async fn put_in_place(
         None => drop_strays(client, schema, installed.id).await?,
     }
     Ok(installed)
+}
+
+/// What a fold writes may not cause it another (rule J6).
+///
+/// # Errors
+/// The watch is of one of our own tables.
+pub fn refuse_own(schema: &Schema, watch: &Watch) -> Result<(), Error> {
+    match watch.source.relation().filter(|relation| relation.schema == schema.name()) {
+        Some(relation) => Err(Error::Failed(format!("{relation} is one of our own tables, which cannot be watched"))),
+        None => Ok(()),
+    }
+}
+
+/// Looks whether a watch can be served at all, but for what its definition says.
+///
+/// # Errors
+/// What is the matter with its table, its query or its lookup.
+pub async fn prove(client: &Client, schema: &Schema, watch: &Watch) -> Result<(), Error> {
+    refuse_own(schema, watch)?;
+    if let Source::Query { sql, .. } = &watch.source {
+        sweep::Sweep::of(client, schema, watch, sql).await?;
+    }
+    prove_lookup(client, watch).await
 }
 
 /// Looks whether a watch's lookup can be asked at all.

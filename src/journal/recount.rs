@@ -64,12 +64,16 @@ async fn begin(client: &Client, schema: &Schema, watch: &Watch) -> Result<Result
     let Some((installed, text)) = super::install::find(client, schema, &watch.name).await? else {
         return Err(Error::Failed(format!("the watch {} is not installed; run items-listen install", watch.name)));
     };
-    let Some(definition) = Definition::of_installed(client, schema, watch).await? else {
-        return Ok(Err(Outcome::Done { corrected: 0 }));
-    };
-    if definition.text() != text {
+    let definition = Definition::of_installed(client, schema, watch).await?;
+    if super::install::text(watch, definition.as_ref()) != text {
         return Ok(Err(Outcome::Uncovered));
     }
+    let Some(definition) = definition else {
+        // Left behind by a table that it watched before: nothing else would take them away.
+        let markers = schema.sql("DELETE FROM items_listen.marker WHERE watch = $1");
+        client.execute(markers.as_str(), &[&installed.id]).await?;
+        return Ok(Err(Outcome::Done { corrected: 0 }));
+    };
     let lock = format!("SELECT pg_try_advisory_lock({})", Lock::Recount(installed.id).sql(schema));
     let is_ours = client.query_one(lock.as_str(), &[]).await?.get::<_, bool>(0);
     Ok(if is_ours { Ok((installed, definition)) } else { Err(Outcome::Busy) })

@@ -51,9 +51,9 @@ pub fn rows(schema: &Schema, id: i32, name: &str) -> String {
     let sql = schema.sql(
         "UPDATE items_listen.episode SET resolved_at = clock_timestamp(), changed_at = clock_timestamp(), reason = 'disabled', severity = 'info'
     WHERE watch = {name} AND resolved_at IS NULL AND EXISTS (SELECT FROM items_listen.watch WHERE id = {id} AND name = {name});
-DELETE FROM items_listen.count WHERE watch = {id};
-DELETE FROM items_listen.marker WHERE watch = {id};
-DELETE FROM items_listen.watch WHERE id = {id};
+DELETE FROM items_listen.count WHERE watch = (SELECT id FROM items_listen.watch WHERE id = {id} AND name = {name});
+DELETE FROM items_listen.marker WHERE watch = (SELECT id FROM items_listen.watch WHERE id = {id} AND name = {name});
+DELETE FROM items_listen.watch WHERE id = {id} AND name = {name};
 ",
     );
     // The name is put in last: nothing in it is taken for our schema's.

@@ -205,7 +205,10 @@ impl Roles {
         let of = |rights: &[Right]| grants(schema, rights, &application).join("\n");
         format!(
             "\n-- 5. The application. To be watched it needs none of this.\nBEGIN;\n{}\
+             REVOKE ALL ON SCHEMA {name} FROM {application};\n\
              REVOKE ALL ON ALL TABLES IN SCHEMA {name} FROM {application};\n\
+             REVOKE ALL ON ALL SEQUENCES IN SCHEMA {name} FROM {application};\n\
+             REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {name} FROM {application};\n\
              GRANT USAGE ON SCHEMA {name} TO {application};\n\
              -- The inbox.\n{}\n\
              -- Only if its own screens edit thresholds.\n{}\nCOMMIT;\n",

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::definition::Definition;
 use super::generation::Generation;
@@ -13,14 +14,14 @@ use crate::db::schema::Schema;
 use crate::db::{literal, migrate, unused_tag};
 use crate::error::Error;
 use crate::plain::plain;
-use crate::watch::{Relation, Watch};
+use crate::watch::{Relation, Source, Watch};
 
 /// The script for these watches, as they are to be in this database; with roles, if it is to create them.
 ///
 /// # Errors
 /// A table or column that does not exist.
 pub async fn script(
-    client: &Client,
+    client: &mut Client,
     schema: &Schema,
     watches: &[Arc<Watch>],
     allow_publication: bool,
@@ -30,7 +31,10 @@ pub async fn script(
     migrate::check_own(client, schema).await?;
     let installed = migrate::version(client, schema).await?.is_some();
     let (what, begin) = match roles {
-        None => ("schema and triggers. Run it as the role that is to own them", migrate::script(schema)?),
+        None => (
+            "schema and triggers. Run it with psql -v ON_ERROR_STOP=1, as the role that is to own them",
+            migrate::script(schema)?,
+        ),
         Some(roles) => (
             "roles, schema and triggers. Run it with psql -v ON_ERROR_STOP=1, as a superuser, or as the role that owns the tables and may create roles",
             roles.begin(schema, watches)?,
@@ -42,7 +46,9 @@ pub async fn script(
          SET lock_timeout = '100ms';\n\
          -- As this text is written, whatever this role or database has by default.\n\
          SET client_encoding = 'UTF8';\n\
-         SET standard_conforming_strings = on;\n\n{begin}\n",
+         SET standard_conforming_strings = on;\n\
+         -- Nobody's functions are taken for PostgreSQL's own.\n\
+         SET search_path = pg_catalog, pg_temp;\n\n{begin}\n",
         crate::version::VERSION,
     );
     if allow_publication {
@@ -93,7 +99,7 @@ impl Ids {
 }
 
 async fn one(
-    client: &Client,
+    client: &mut Client,
     schema: &Schema,
     watch: &Watch,
     found: Option<(install::Installed, String)>,
@@ -101,10 +107,12 @@ async fn one(
     script: &mut String,
     roles: Option<&Roles>,
 ) -> Result<(), Error> {
+    install::refuse_own(schema, watch).map_err(|error| Error::about(format!("watch {}", plain(&watch.name)), error))?;
     let definition = Definition::of(client, schema, watch).await?;
     let relation = watch.source.relation().map(Relation::quoted);
     let text = install::text(watch, definition.as_ref());
     let same = found.as_ref().is_some_and(|(_, known)| *known == text);
+    prove(client, schema, watch, definition.as_ref().filter(|_| !same)).await?;
     let (id, generation) = match &found {
         Some((installed, _)) if same => (installed.id, installed.generation),
         Some((installed, _)) => {
@@ -141,6 +149,24 @@ async fn one(
         script.push_str(&covered(schema, id, relation));
     }
     Ok(())
+}
+
+/// What `install` would refuse is not printed, as far as this role may look: another may be about to run the script.
+async fn prove(client: &mut Client, schema: &Schema, watch: &Watch, definition: Option<&Definition>) -> Result<(), Error> {
+    let installed = migrate::version(client, schema).await?.is_some();
+    let mut proven = match &watch.source {
+        // What a query gives is read with a function of ours.
+        Source::Query { .. } if !installed => install::prove_lookup(client, watch).await,
+        _ => install::prove(client, schema, watch).await,
+    };
+    if let (Ok(()), Some(definition)) = (&proven, definition) {
+        proven = definition.prove_immutable(client, schema).await;
+    }
+    let may_not = |error: &Error| error.sqlstate() == Some(SqlState::INSUFFICIENT_PRIVILEGE.code());
+    match proven {
+        Err(error) if !may_not(&error) => Err(Error::about(format!("watch {}", plain(&watch.name)), error)),
+        _ => Ok(()),
+    }
 }
 
 /// Each trigger goes in a transaction of its own: DROP TRIGGER keeps even readers out.

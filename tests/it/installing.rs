@@ -186,3 +186,94 @@ async fn what_no_longer_watches_a_table_leaves_no_trigger_there() {
         }
     }
 }
+
+/// Markers of the table that it watched before would be counted for ever, and keep it from being judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_counted_and_is_no_table_any_more_is_served() {
+    for printed in [false, true] {
+        let (database, receiver) = (shop().await, Receiver::start().await);
+        database.sql("INSERT INTO orders (tenant_id) VALUES (0)").await;
+        let table = ORDERS.replace("status = 'open'", "10 / tenant_id > 0");
+        let mut daemon = daemon(&config(&database, &receiver, &table));
+        daemon.start().await;
+        daemon.logged("22012").await;
+        daemon.terminate().await;
+        let query = ORDERS.replace(
+            "table = \"public.orders\"",
+            "query = \"SELECT tenant_id FROM orders WHERE tenant_id <> 0\"\nevery = \"1s\"",
+        );
+        let query: String = query.lines().filter(|line| !line.starts_with("where")).map(|line| format!("{line}\n")).collect();
+        daemon.configure(&config(&database, &receiver, &query));
+        if printed {
+            let script = daemon.run(&["install", "--print"]).await.1;
+            psql(&database, &script).await;
+        }
+        daemon.start().await;
+        insert(&database, 1, 20).await;
+        receiver.wait_for(1).await;
+        assert_eq!(database.one::<i64>("SELECT count(*) FROM items_listen.marker").await, 0);
+        assert!(daemon.lines("counted") < 20, "{:?}", daemon.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_calls_nobodys_functions_in_the_place_of_postgresqls() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    database
+        .sql(
+            "CREATE TABLE called (by text);
+             CREATE FUNCTION public.format(text, regclass) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO public.called VALUES (current_user); RETURN pg_catalog.format($1, $2); END $$;
+             CREATE FUNCTION public.format(text, name, text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO public.called VALUES (current_user); RETURN pg_catalog.format($1, $2, $3); END $$",
+        )
+        .await;
+    let daemon = daemon(&config(&database, &receiver, ORDERS));
+    let (code, script, err) = daemon.run(&["install", "--print"]).await;
+    assert_eq!(code, 0, "{err}");
+    psql(&database, &script).await;
+    assert_eq!(standing(&database).await.len(), 4);
+    assert_eq!(database.one::<i64>("SELECT count(*) FROM called").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_person_installs_the_daemon_changes_nothing_and_notices_when_it_is_done() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let manual = |watches: &str| config_with(&database, &receiver, "install = \"manual\"", watches);
+    let mut daemon = daemon(&manual(ORDERS));
+    assert_eq!(daemon.run(&["install"]).await.0, 0);
+    let definition = "SELECT definition || generation FROM items_listen.watch";
+    let before: String = database.one(definition).await;
+    let changed = manual(&ORDERS.replace("status = 'open'", "status = 'new'"));
+    daemon.configure(&changed);
+    daemon.start().await;
+    daemon.logged("not installed as configured").await;
+    // It is tried again after a second and more.
+    for _ in 0..3 {
+        let beat = "SELECT max(beat_at)::text FROM items_listen.instance";
+        let beaten: String = database.one(beat).await;
+        support::eventually("a beat", async || (database.one::<String>(beat).await != beaten).then_some(())).await;
+    }
+    assert_eq!(database.one::<String>(definition).await, before);
+    assert_eq!(daemon.lines("definition installed"), 0);
+    assert_eq!(daemon.run(&["install"]).await.0, 0);
+    database.sql("INSERT INTO orders (tenant_id, status) SELECT 1, 'new' FROM generate_series(1, 20)").await;
+    receiver.wait_for(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_install_refuses_is_not_printed_either() {
+    let (database, receiver) = (shop().await, Receiver::start().await);
+    let query = ORDERS.replace("table = \"public.orders\"", "query = \"SELECT nothing FROM orders\"\nevery = \"1s\"");
+    let query: String = query.lines().filter(|line| !line.starts_with("where")).map(|line| format!("{line}\n")).collect();
+    assert_eq!(daemon(&config(&database, &receiver, ORDERS)).run(&["install"]).await.0, 0);
+    for (wrong, said) in [
+        (ORDERS.replace("status = 'open'", "tenant_id > random()"), "immutable"),
+        (ORDERS.replace("public.orders", "items_listen.journal"), "our own tables"),
+        (query.clone(), "nothing"),
+    ] {
+        let daemon = daemon(&config(&database, &receiver, &wrong));
+        let (code, out, err) = daemon.run(&["install", "--print"]).await;
+        assert!(code == 1 && out.is_empty() && err.contains(said) && err.contains("orders"), "{wrong}: {code} {out} {err}");
+    }
+}

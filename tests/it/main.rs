@@ -13,6 +13,7 @@ mod canary;
 mod changes;
 mod check;
 mod clock;
+mod column_types;
 mod commands;
 mod configuration;
 mod containment;

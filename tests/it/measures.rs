@@ -298,3 +298,42 @@ async fn unread_is_counted_within_what_is_asked_for() {
     database.sql("UPDATE items SET quantity = 100 WHERE id = 2").await;
     assert_eq!(receiver.wait_for(5).await[4].number("unread_count"), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_another_lets_no_other_watch_be_judged_without_its_threshold() {
+    let (database, receiver) = (Database::new().await, Receiver::start().await);
+    let one = |name: &str| {
+        format!(
+            "[[watch]]\nname = \"{name}\"\ntable = \"public.{name}\"\nvalue = \"stock\"\nthreshold_column = \"lim\"\n\
+             [[watch.publish]]\nchannels = [\"{name}\"]\nevent = \"{name}\"\n"
+        )
+    };
+    for name in ["a", "b"] {
+        database.sql(&format!("CREATE TABLE {name} (id int PRIMARY KEY, stock int, lim bigint)")).await;
+    }
+    let mut daemon = daemon(&config(&database, &receiver, &format!("{}{}", one("a"), one("b"))));
+    daemon.start().await;
+    database.sql("INSERT INTO a VALUES (7, 15, 10), (8, 1, 10); INSERT INTO b VALUES (1, 1, 10)").await;
+    receiver.wait_for(1).await;
+    for (number, table) in [
+        "ALTER TABLE b ALTER lim TYPE int",
+        "ALTER TABLE b ALTER lim TYPE bigint",
+        "DROP TABLE b; CREATE TABLE b (id int PRIMARY KEY, stock int, lim int)",
+    ]
+    .iter()
+    .enumerate()
+    {
+        database
+            .sql(&format!("{table}; UPDATE a SET stock = stock + 1 WHERE id = 7; UPDATE a SET stock = 100 WHERE id = 8"))
+            .await;
+        receiver.wait_for(2 + 2 * number).await;
+        database.sql("UPDATE a SET stock = 1 WHERE id = 8").await;
+        receiver.wait_for(3 + 2 * number).await;
+    }
+    let of_seven: Vec<String> =
+        receiver.accepted().iter().filter(|event| event.data["key"]["id"] == 7).map(|event| event.text("transition")).collect();
+    assert_eq!(of_seven, ["raised"], "it was over its threshold all the time");
+    let of_eight: Vec<String> =
+        receiver.accepted().iter().filter(|event| event.data["key"]["id"] == 8).map(|event| event.text("transition")).collect();
+    assert_eq!(of_eight, ["raised", "resolved"].repeat(3));
+}

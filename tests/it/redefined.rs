@@ -235,3 +235,26 @@ async fn whoever_installs_and_is_never_heard_of_again_leaves_no_table_locked() {
             .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_script_that_is_run_again_tells_no_change_twice() {
+    let (database, receiver) = servers().await;
+    let of = |columns: &[&str]| config(&database, &receiver, &watch("[\"insert\"]", columns));
+    // Each in a session of its own, as psql does.
+    let run = async |script: &str| database.session().await.batch_execute(script).await.expect("it runs");
+    let mut daemon = daemon(&of(&["step"]));
+    let first = daemon.run(&["install", "--print"]).await.1;
+    run(&first).await;
+    daemon.configure(&of(&["step", "note"]));
+    let second = daemon.run(&["install", "--print"]).await.1;
+    run(&second).await;
+    run(&first).await;
+    daemon.configure(&of(&["step"]));
+    daemon.start().await;
+    database.sql("INSERT INTO servers VALUES (1, 1), (2, 1)").await;
+    receiver.wait_for(2).await;
+    database.sql("INSERT INTO servers VALUES (3, 1)").await;
+    let all = receiver.wait("the last", |events| events.iter().any(|event| event.number("key") == 3)).await;
+    let keys: Vec<i64> = all.iter().map(|event| event.number("key")).collect();
+    assert_eq!(keys, [1, 2, 3]);
+}

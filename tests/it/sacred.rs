@@ -164,8 +164,18 @@ async fn what_was_not_written_while_no_daemon_ran_is_counted_by_the_next_one_and
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_written_counts_when_it_commits_though_the_daemon_saw_it_before_and_was_killed() {
+    counts_when_it_commits("").await;
+}
+
+/// Nothing of ours commits between the writer's statement and the look that notices it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_written_counts_when_it_commits_though_no_transaction_ended_since_it_began() {
+    counts_when_it_commits("poll = \"50ms\"\ndoorbell = \"off\"\n").await;
+}
+
+async fn counts_when_it_commits(lines: &str) {
     let (database, receiver) = (shop().await, Receiver::start().await);
-    let mut daemon = daemon(&config(&database, &receiver, ORDERS));
+    let mut daemon = daemon(&config_with(&database, &receiver, lines, ORDERS));
     daemon.start().await;
     let (writer, locker) = (writer(&database).await, database.session().await);
     for killed in [false, true] {
