@@ -79,7 +79,9 @@ impl Generation<'_> {
             // A printed script that is run again comes with a number of before.
             let told = told.iter().chain([number]).map(i32::to_string).collect::<Vec<_>>().join(", ");
             let former = if self.tells_changes() {
-                format!("ARRAY(SELECT unnest(w.generation || w.former) EXCEPT SELECT unnest('{{{told}}}'::integer[]))")
+                format!(
+                    "ARRAY(SELECT unnest(w.generation || w.former) EXCEPT SELECT unnest('{{{told}}}'::integer[]) ORDER BY 1 DESC)"
+                )
             } else {
                 // Nobody is to be told: they are deleted unread, by folds and by the housekeeping.
                 "'{}'".to_owned()

@@ -76,6 +76,7 @@ pub async fn script(
     if installed {
         script.push_str(&removed(client, schema, watches, roles).await?);
     }
+    script.push_str("\nRESET search_path;\nRESET standard_conforming_strings;\nRESET client_encoding;\nRESET lock_timeout;\n");
     Ok(script)
 }
 
